@@ -1,0 +1,3 @@
+//! The controllers as a program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `minicluster` command.
+
+fn main() {}
