@@ -122,8 +122,12 @@ pub struct Resource {
 pub struct Custom {
     /// The uid of the definition.
     pub uid: String,
+    /// Changes whenever the definition's spec does.
+    pub fingerprint: String,
     /// Where the scale subresource looks.
     pub scale: Option<ScalePaths>,
+    /// JSON paths without the leading dot that field selectors may name.
+    pub selectable_fields: Vec<String>,
     /// Marked deprecated by its definition, with this warning.
     pub deprecation_warning: Option<String>,
 }
