@@ -7,8 +7,11 @@
 //! Nothing here does I/O, reads a clock or is asynchronous: everything is a function of its arguments. The behaviour
 //! followed is Kubernetes v1.36.
 
+pub mod decode;
 pub mod field;
 pub mod int_or_string;
 pub mod name;
+pub mod patch;
 pub mod quantity;
+pub mod schema;
 pub mod selector;

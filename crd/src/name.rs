@@ -67,7 +67,7 @@ fn is_subdomain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
-fn joined(faults: Faults) -> Result<(), String> {
+fn joined(faults: &[String]) -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
 }
 
@@ -134,7 +134,7 @@ pub fn dns1035_label_faults(value: &str) -> Faults {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn dns1123_label(value: &str) -> Result<(), String> {
-    joined(dns1123_label_faults(value))
+    joined(&dns1123_label_faults(value))
 }
 
 /// An RFC 1123 subdomain.
@@ -142,7 +142,7 @@ pub fn dns1123_label(value: &str) -> Result<(), String> {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn dns1123_subdomain(value: &str) -> Result<(), String> {
-    joined(dns1123_subdomain_faults(value))
+    joined(&dns1123_subdomain_faults(value))
 }
 
 /// An RFC 1035 label.
@@ -150,7 +150,7 @@ pub fn dns1123_subdomain(value: &str) -> Result<(), String> {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn dns1035_label(value: &str) -> Result<(), String> {
-    joined(dns1035_label_faults(value))
+    joined(&dns1035_label_faults(value))
 }
 
 /// A wildcard subdomain of an Ingress host: `*.example.com`.
@@ -170,7 +170,7 @@ pub fn wildcard_dns1123_subdomain(value: &str) -> Result<(), String> {
             &["*.example.com"],
         ));
     }
-    joined(faults)
+    joined(&faults)
 }
 
 fn qualified_byte(b: u8) -> bool {
@@ -225,7 +225,7 @@ pub fn qualified_name_faults(value: &str) -> Faults {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn qualified_name(value: &str) -> Result<(), String> {
-    joined(qualified_name_faults(value))
+    joined(&qualified_name_faults(value))
 }
 
 /// The key of a label: a qualified name.
@@ -259,7 +259,7 @@ pub fn label_value_faults(value: &str) -> Faults {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn label_value(value: &str) -> Result<(), String> {
-    joined(label_value_faults(value))
+    joined(&label_value_faults(value))
 }
 
 /// The name of an environment variable: any printable ASCII but `=`.
@@ -311,7 +311,7 @@ pub fn config_map_key(value: &str) -> Result<(), String> {
         ));
     }
     faults.extend(file_name_faults(value));
-    joined(faults)
+    joined(&faults)
 }
 
 fn file_name_faults(value: &str) -> Faults {
@@ -359,7 +359,7 @@ pub fn port_name_faults(value: &str) -> Faults {
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn port_name(value: &str) -> Result<(), String> {
-    joined(port_name_faults(value))
+    joined(&port_name_faults(value))
 }
 
 /// A port number, 1 to 65535.
