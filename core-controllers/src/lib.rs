@@ -4,15 +4,26 @@
 //! out through the API. Names, flags, events, conditions and annotations are those of `kube-controller-manager`, so that
 //! each can take over from its upstream twin. Start with [`replicaset`]; [`table`] lists them all.
 
+mod backends;
 mod batch;
 mod claim;
+mod discovery;
 mod pods;
 
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod namespace;
 pub mod replicaset;
+pub mod root_ca;
+mod run;
+pub mod service_account;
+pub mod table;
 
 #[cfg(test)]
 mod testing;
+
+pub use run::{LEASE, RunOptions, manager, run};
 
 /// What controllers are told at their start.
 #[derive(Clone, Debug)]
