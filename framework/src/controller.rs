@@ -54,10 +54,11 @@ pub struct Controller<K: Object> {
     backoff: Backoff,
     needs_leader: bool,
     filter: Option<Filter<K>>,
-    wires: Vec<Box<dyn Fn(&Wiring<'_>) -> Wire + Send + Sync>>,
+    wires: Vec<Connect>,
     queue: Option<SharedQueue>,
 }
 
+type Connect = Box<dyn Fn(&Wiring<'_>) -> Wire + Send + Sync>;
 type Filter<K> = Arc<dyn Fn(&Delta<K>) -> bool + Send + Sync>;
 
 /// What a trigger is connected with.

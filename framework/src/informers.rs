@@ -108,12 +108,12 @@ impl Informers {
             return informer;
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
-        let informer = self.start::<K>(dynamic, scope);
+        let informer = self.start::<K>(dynamic, &scope);
         of_kind.push(Known { scope: scope_id, whole, handle: Box::new(informer.downgrade()) });
         informer
     }
 
-    fn start<K: Object>(&self, dynamic: &K::DynamicType, scope: Scope) -> Informer<K> {
+    fn start<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
         let shared = Arc::new(Shared::<K>::new(&scope.namespaces));
         let namespaces: Vec<Option<&str>> = match &scope.namespaces[..] {
             [] => vec![None],

@@ -125,7 +125,7 @@ impl Manager {
         tokio::pin!(shutdown);
         match &self.lease {
             None => {
-                let led = Group::start(&self.parts, &self.cx, |part| part.needs_leader());
+                let led = Group::start(&self.parts, &self.cx, Runnable::needs_leader);
                 shutdown.await;
                 led.stop(DRAIN).await;
             }
@@ -144,7 +144,9 @@ impl Manager {
         let stop = CancellationToken::new();
         let random = self.cx.random.fork("lease");
         let elector = lease.clone().elect(self.cx.informers.client().clone(), random, tell, stop.clone());
-        let elector = tokio::spawn(elector);
+        // Owned, so that a manager that is dropped does not go on holding the lease.
+        let mut electing = JoinSet::new();
+        electing.spawn(elector);
         let mut led: Option<Group> = None;
         loop {
             tokio::select! {
@@ -158,15 +160,14 @@ impl Manager {
                 group.stop(lease.margin()).await;
             }
             if leads {
-                led = Some(Group::start(&self.parts, &self.cx, |part| part.needs_leader()));
+                led = Some(Group::start(&self.parts, &self.cx, Runnable::needs_leader));
             }
         }
         if let Some(group) = led.take() {
             group.stop(DRAIN).await;
         }
         stop.cancel();
-        // The elector ends by itself once it is told to; a panic in it has nothing left to stop.
-        let _ = elector.await;
+        while electing.join_next().await.is_some() {}
         self.cx.metrics.leading(&lease.name, false);
     }
 }

@@ -256,6 +256,7 @@ impl<T: Item> Fair<T> {
                         () = woken => {}
                         () = tokio::time::sleep_until(nap.until) => {}
                     }
+                    nap.resume();
                 }
                 None => woken.await,
             }
@@ -267,7 +268,7 @@ impl<T: Item> Fair<T> {
             metrics.waited.observe(waited.as_secs_f64());
             metrics.depth.set(i64::try_from(state.depth).unwrap_or(i64::MAX));
         }
-        if state.depth > 0 {
+        if state.depth > 0 || (state.timekeeper.is_none() && !state.timers.is_empty()) {
             self.wake.notify_one();
         }
     }
@@ -280,10 +281,22 @@ impl<T: Item> Fair<T> {
     }
 }
 
-/// The worker that sleeps until the first timer. Hands the office over when it stops sleeping, for whatever reason.
+/// The worker that sleeps until the first timer. Hands the office over when it is cancelled.
 struct Timekeeper<'a, T: Item> {
     queue: &'a Fair<T>,
     until: Instant,
+}
+
+impl<T: Item> Timekeeper<'_, T> {
+    /// Gives up the office without waking another: the worker is awake and looks for itself.
+    fn resume(self) {
+        let mut state = self.queue.state.lock();
+        if state.timekeeper == Some(self.until) {
+            state.timekeeper = None;
+        }
+        drop(state);
+        std::mem::forget(self);
+    }
 }
 
 impl<T: Item> Drop for Timekeeper<'_, T> {
@@ -291,9 +304,7 @@ impl<T: Item> Drop for Timekeeper<'_, T> {
         let mut state = self.queue.state.lock();
         if state.timekeeper == Some(self.until) {
             state.timekeeper = None;
-            if !state.timers.is_empty() {
-                self.queue.wake.notify_one();
-            }
+            self.queue.wake.notify_one();
         }
     }
 }
