@@ -14,7 +14,7 @@ const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 
 /// Converts between the two versions.
-pub fn convert() -> Convert {
+pub(crate) fn convert() -> Convert {
     Arc::new(|obj, wanted| {
         if wanted == "autoscaling/v1" {
             to_v1(obj);

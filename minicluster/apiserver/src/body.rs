@@ -22,10 +22,19 @@ pub const BODY_BYTES_MAX: usize = 3 << 20;
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Any failure of a body.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(Box<dyn std::error::Error + Send + Sync>);
+
+impl BodyError {
+    /// Wraps what a transport reported.
+    pub fn new(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self(error.into())
+    }
+}
 
 /// The body of a request or a response.
-pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// JSON.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -119,12 +128,12 @@ impl ListBody {
 
 impl http_body::Body for ListBody {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Poll::Ready(self.next_chunk().map(|chunk| Ok(Frame::data(chunk))))
     }
 }

@@ -19,7 +19,7 @@ const RENAMED: [(&str, &str); 6] = [
 const CONTROLLER: (&str, &str) = ("reportingComponent", "reportingController");
 
 /// Renames the fields of an event for the wanted version.
-pub fn convert() -> Convert {
+pub(crate) fn convert() -> Convert {
     Arc::new(|obj, wanted| {
         let to_core = wanted == "v1";
         let map = object::map(obj);

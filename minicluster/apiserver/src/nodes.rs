@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -15,7 +16,7 @@ use tokio::{
 
 use crate::{
     api::Api,
-    body::{self, Body},
+    body::{self, Body, BodyError},
     object,
     status::{ApiError, ApiResult},
 };
@@ -123,7 +124,21 @@ pub async fn connect_unverified(host: &str, at: &str) -> ApiResult<Box<dyn Io>> 
 ///
 /// # Errors
 /// 500 when the backend cannot be talked to.
-pub async fn forward(stream: Box<dyn Io>, host: &str, uri: &str, mut request: Request<Body>) -> ApiResult<Response<Body>> {
+pub fn forward<'a>(
+    stream: Box<dyn Io>,
+    host: &'a str,
+    uri: &'a str,
+    request: Request<Body>,
+) -> BoxFuture<'a, ApiResult<Response<Body>>> {
+    Box::pin(exchange(stream, host, uri, request))
+}
+
+async fn exchange(
+    stream: Box<dyn Io>,
+    host: &str,
+    uri: &str,
+    mut request: Request<Body>,
+) -> ApiResult<Response<Body>> {
     let fail = |e: &dyn std::fmt::Display| ApiError::internal(format!("error trying to reach backend: {e}"));
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| fail(&e))?;
@@ -157,7 +172,7 @@ pub async fn forward(stream: Box<dyn Io>, host: &str, uri: &str, mut request: Re
     let (mut parts, body) = response.into_parts();
     parts.headers.remove(header::TRANSFER_ENCODING);
     parts.headers.remove(header::CONNECTION);
-    Ok(Response::from_parts(parts, body.map_err(Into::into).boxed_unsync()))
+    Ok(Response::from_parts(parts, body.map_err(BodyError::new).boxed_unsync()))
 }
 
 fn upgrade_protocol(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -16,17 +16,22 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use bytes::Bytes;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, ready},
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, timeout};
 
 use crate::{
     api::Api,
     authn::{self, Identity},
     authz::Attributes,
-    body::{self, Body, BoxError},
+    body::{self, Body, BodyError},
     context::Context,
     delete, discovery,
     metrics::{DurationLabels, RequestLabels},
@@ -49,7 +54,7 @@ const URI_BYTES_MAX: usize = 64 << 10;
 const PUBLIC: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// Answers a request.
-pub async fn handle(api: &Arc<Api>, request: Request<Body>) -> Response<Body> {
+pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let uri = request.uri();
     if uri.path().len() + uri.query().map_or(0, str::len) > URI_BYTES_MAX {
@@ -59,11 +64,11 @@ pub async fn handle(api: &Arc<Api>, request: Request<Body>) -> Response<Body> {
     let info = RequestInfo::new(request.method(), uri.path(), &query);
     let label = info.clone();
     let long_running = is_long_running(&info);
-    let _slot = match Slot::take(api, long_running) {
+    let _slot = match Slot::take(&api, long_running) {
         Some(slot) => slot,
         None => return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1)),
     };
-    let answer = AssertUnwindSafe(route(api, request, info, query)).catch_unwind();
+    let answer = AssertUnwindSafe(route(Arc::clone(&api), request, info, query)).catch_unwind();
     let answer = if long_running { Ok(answer.await) } else { timeout(REQUEST_TIMEOUT, answer).await };
     let response = match answer {
         Ok(Ok(Ok(response))) => response,
@@ -74,7 +79,7 @@ pub async fn handle(api: &Arc<Api>, request: Request<Body>) -> Response<Body> {
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
     };
-    count(api, label, response.status(), started, long_running);
+    count(&api, label, response.status(), started, long_running);
     response
 }
 
@@ -84,24 +89,24 @@ fn is_long_running(info: &RequestInfo) -> bool {
 }
 
 /// A place among the requests being answered.
-struct Slot<'a>(&'a Api, bool);
+struct Slot(Gauge);
 
-impl<'a> Slot<'a> {
-    fn take(api: &'a Api, long_running: bool) -> Option<Self> {
-        if long_running {
-            return Some(Self(api, true));
-        }
-        let before = api.metrics.in_flight.inc();
-        let slot = Self(api, false);
-        (before < IN_FLIGHT_MAX).then_some(slot)
+impl Slot {
+    fn take(api: &Api, long_running: bool) -> Option<Self> {
+        let (gauge, max) = if long_running {
+            (&api.metrics.watches, i64::MAX)
+        } else {
+            (&api.metrics.in_flight, IN_FLIGHT_MAX)
+        };
+        let before = gauge.inc();
+        let slot = Self(gauge.clone());
+        (before < max).then_some(slot)
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Slot {
     fn drop(&mut self) {
-        if !self.1 {
-            self.0.metrics.in_flight.dec();
-        }
+        self.0.dec();
     }
 }
 
@@ -122,10 +127,15 @@ fn count(api: &Api, info: RequestInfo, code: StatusCode, started: Instant, long_
     api.metrics.requests.get_or_create(&labels).inc();
 }
 
-async fn route(api: &Arc<Api>, request: Request<Body>, info: RequestInfo, query: Query) -> ApiResult<Response<Body>> {
+async fn route(
+    api: Arc<Api>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+) -> ApiResult<Response<Body>> {
     let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
-    let user = authn::authenticate(api, request.headers(), request.extensions())?;
-    let user = authn::impersonate(api, user, request.headers())?;
+    let user = authn::authenticate(&api, request.headers(), request.extensions())?;
+    let user = authn::impersonate(&api, user, request.headers())?;
     if !is_public {
         if user.is_in(authn::UNAUTHENTICATED) && info.path != "/version" {
             return Err(ApiError::unauthorized());
@@ -133,12 +143,12 @@ async fn route(api: &Arc<Api>, request: Request<Body>, info: RequestInfo, query:
         api.rbac.require(&user, &Attributes::of(&info))?;
     }
     if !info.is_resource {
-        return paths(api, &request, &info, &query);
+        return paths(&api, &request, &info, &query);
     }
     api.definitions.refresh(&api.registry);
     let resource = api.registry.get(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?;
     let cx = Context {
-        api: Arc::clone(api),
+        api,
         info,
         query,
         headers: request.headers().clone(),
@@ -162,19 +172,13 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
     if cx.info.verb == "watch" {
         return watch::watch(cx);
     }
-    let mut response = match cx.info.verb {
-        "get" => read::get(&cx),
-        "list" => read::list(&cx),
-        "create" if reviews::is_review(&cx.resource.kind) => {
-            reviews::answer(&cx, body::read(request.into_body()).await?).await
-        }
-        "create" if !cx.info.name.is_empty() => Err(ApiError::method_not_allowed()),
-        "create" => write::post(&cx, body::read(request.into_body()).await?).await,
-        "update" => write::put(&cx, Part::Main, body::read(request.into_body()).await?).await,
-        "patch" => write::patch(&cx, Part::Main, body::read(request.into_body()).await?).await,
-        "delete" => delete::one(&cx, body::read(request.into_body()).await?).await,
-        "deletecollection" => delete::collection(&cx, body::read(request.into_body()).await?).await,
-        _ => Err(ApiError::method_not_allowed()),
+    let mut response = if cx.info.verb == "get" {
+        read::get(&cx)
+    } else if cx.info.verb == "list" {
+        read::list(&cx)
+    } else {
+        let body = body::read(request.into_body()).await?;
+        change(&cx, body).await
     }?;
     for warning in cx.warnings.lock().iter() {
         let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
@@ -183,6 +187,18 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
         }
     }
     Ok(response)
+}
+
+fn change(cx: &Context, body: Bytes) -> BoxFuture<'_, ApiResult<Response<Body>>> {
+    match cx.info.verb {
+        "create" if reviews::is_review(&cx.resource.kind) => reviews::answer(cx, body).boxed(),
+        "create" if cx.info.name.is_empty() => write::post(cx, body).boxed(),
+        "update" => write::put(cx, Part::Main, body).boxed(),
+        "patch" => write::patch(cx, Part::Main, body).boxed(),
+        "delete" => delete::one(cx, body).boxed(),
+        "deletecollection" => delete::collection(cx, body).boxed(),
+        _ => ready(Err(ApiError::method_not_allowed())).boxed(),
+    }
 }
 
 /// Everything that is no resource.
@@ -293,8 +309,8 @@ impl InProcess {
 
 impl<B> tower::Service<Request<B>> for InProcess
 where
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -306,8 +322,8 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { api, identity } = self.clone();
-        let mut request = request.map(|b| b.map_err(Into::into).boxed_unsync());
+        let mut request = request.map(|b| b.map_err(BodyError::new).boxed_unsync());
         request.extensions_mut().insert(identity);
-        Box::pin(async move { Ok(handle(&api, request).await) })
+        Box::pin(async move { Ok(handle(api, request).await) })
     }
 }

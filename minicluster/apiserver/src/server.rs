@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{api::Api, authn::PeerCertificate, pipeline};
+use crate::{api::Api, authn::PeerCertificate, body::BodyError, pipeline};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,11 +127,11 @@ async fn connection(
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (api, certificate) = (Arc::clone(&api), certificate.clone());
         async move {
-            let mut request = request.map(|b| b.map_err(Into::into).boxed_unsync());
+            let mut request = request.map(|b| b.map_err(BodyError::new).boxed_unsync());
             if let Some(certificate) = certificate {
                 request.extensions_mut().insert(certificate);
             }
-            Ok::<_, std::convert::Infallible>(pipeline::handle(&api, request).await)
+            Ok::<_, std::convert::Infallible>(pipeline::handle(api, request).await)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

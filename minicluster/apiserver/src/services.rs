@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use minicluster_store::Store;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use windlass_crd::field::{Error, Path};
+use windlass_crd::field::{self, Error};
 
 use crate::{
     context::Context,
@@ -136,7 +136,8 @@ impl Services {
             return Ok(Reservation::default());
         }
         let dry_run = cx.dry_run()?;
-        let mut taken = Reservation { used: Some(Arc::clone(&self.used)), ..Reservation::default() };
+        let mut taken = Reservation::default();
+        taken.used = Some(Arc::clone(&self.used));
         let refuse = |error: Error, obj: &Value| Err(ApiError::invalid(&cx.resource, object::name(obj), &[error]));
         let kind = object::text(obj, &["spec", "type"]).to_owned();
         if kind != "ExternalName"
@@ -165,7 +166,7 @@ impl Services {
         old: Option<&Value>,
         taken: &mut Reservation,
     ) -> Result<(), Error> {
-        let path = Path::root("spec").child("clusterIPs").index(0);
+        let path = field::root("spec").child("clusterIPs").index(0);
         let asked = match object::text(obj, &["spec", "clusterIP"]) {
             "" => object::list(obj, &["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or(""),
             ip => ip,
@@ -174,18 +175,18 @@ impl Services {
         if asked != "None" && old.is_none_or(|old| cluster_ip(old).map(|ip| ip.to_string()).as_deref() != Some(&asked)) {
             let mut used = self.used.lock();
             let ip = if asked.is_empty() {
-                self.free_ip(cx, &used).ok_or_else(|| Error::internal(path.clone(), "failed to allocate a serviceIP: range is full"))?
+                self.free_ip(cx, &used).ok_or_else(|| Error::internal(&path, "failed to allocate a serviceIP: range is full"))?
             } else {
                 let ip: Ipv4Addr = asked.parse().map_err(|_| {
-                    Error::invalid(path.clone(), asked.as_str().into(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+                    Error::invalid(&path, asked.as_str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
                 })?;
                 if !self.cidr.contains(&ip) {
                     let why = format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", self.cidr);
-                    return Err(Error::invalid(path, json!([ip.to_string()]), &why));
+                    return Err(Error::invalid(&path, json!([ip.to_string()]), why));
                 }
                 if used.ips.contains(&ip) {
                     let why = format!("failed to allocate IP {ip}: provided IP is already allocated");
-                    return Err(Error::invalid(path, json!([ip.to_string()]), &why));
+                    return Err(Error::invalid(&path, json!([ip.to_string()]), why));
                 }
                 ip
             };
@@ -232,7 +233,7 @@ impl Services {
         let Some(ports) = obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return Ok(()) };
         let mut used = self.used.lock();
         for (i, port) in ports.iter_mut().enumerate() {
-            let path = Path::root("spec").child("ports").index(i).child("nodePort");
+            let path = field::root("spec").child("ports").index(i).child("nodePort");
             let protocol = object::text(port, &["protocol"]).to_owned();
             let asked = object::number(port, &["nodePort"]).unwrap_or(0);
             let number = if asked == 0 {
@@ -240,7 +241,7 @@ impl Services {
                     continue;
                 }
                 self.free_port(cx, &used, &protocol)
-                    .ok_or_else(|| Error::internal(path.clone(), "failed to allocate a nodePort: range is full"))?
+                    .ok_or_else(|| Error::internal(&path, "failed to allocate a nodePort: range is full"))?
             } else {
                 let number = u16::try_from(asked).unwrap_or(0);
                 if before.contains(&(number, protocol.clone())) {
@@ -248,10 +249,10 @@ impl Services {
                 }
                 if number < self.ports.0 || number > self.ports.1 {
                     let why = format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.0, self.ports.1);
-                    return Err(Error::invalid(path, asked.into(), &why));
+                    return Err(Error::invalid(&path, asked, why));
                 }
                 if used.ports.contains(&(number, protocol.clone())) {
-                    return Err(Error::invalid(path, asked.into(), "provided port is already allocated"));
+                    return Err(Error::invalid(&path, asked, "provided port is already allocated"));
                 }
                 number
             };

@@ -230,6 +230,11 @@ impl ApiError {
         Self::new(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {limit}"))
     }
 
+    /// 413 with a text of its own.
+    pub fn too_large_text(message: impl Into<String>) -> Self {
+        Self::new(413, "RequestEntityTooLarge", message)
+    }
+
     /// 415: no such request encoding.
     pub fn unsupported_media_type(accepted: &str) -> Self {
         Self::new(

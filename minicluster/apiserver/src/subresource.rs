@@ -50,11 +50,11 @@ pub async fn handle(cx: Context, request: Request<Body>) -> ApiResult<Response<B
 }
 
 async fn part(cx: &Context, part: Part, request: Request<Body>) -> ApiResult<Response<Body>> {
-    match cx.info.verb {
-        "update" => write::put(cx, part, body::read(request.into_body()).await?).await,
-        "patch" => write::patch(cx, part, body::read(request.into_body()).await?).await,
-        _ => read::get(cx),
+    if cx.info.verb == "get" {
+        return read::get(cx);
     }
+    let body = body::read(request.into_body()).await?;
+    if cx.info.verb == "update" { write::put(cx, part, body).await } else { write::patch(cx, part, body).await }
 }
 
 /// `namespaces/finalize`: replaces the finalizers in the spec, and nothing else.

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use windlass_crd::{
-    field::{Error, ErrorList, Path},
+    field::{self, Error, ErrorList, Path},
     name,
 };
 
@@ -15,18 +15,18 @@ const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 
 /// What is wrong with the metadata of a new object.
 pub fn metadata(resource: &Resource, obj: &Value) -> ErrorList {
-    let path = Path::root("metadata");
+    let path = field::root("metadata");
     let mut errors = ErrorList::new();
     let given = object::name(obj);
     if given.is_empty() {
-        errors.push(Error::required(path.child("name"), "name or generateName is required"));
+        errors.push(Error::required(&path.child("name"), "name or generateName is required"));
     } else if let Err(why) = resource.strategy.check_name(given) {
-        errors.push(Error::invalid(path.child("name"), given.into(), &why));
+        errors.push(Error::invalid(&path.child("name"), given, why));
     }
     if resource.namespaced
         && let Err(why) = name::dns1123_label(object::namespace(obj))
     {
-        errors.push(Error::invalid(path.child("namespace"), object::namespace(obj).into(), &why));
+        errors.push(Error::invalid(&path.child("namespace"), object::namespace(obj), why));
     }
     common(&path, obj, &mut errors);
     errors
@@ -34,10 +34,10 @@ pub fn metadata(resource: &Resource, obj: &Value) -> ErrorList {
 
 /// What is wrong with the metadata of a changed object.
 pub fn metadata_update(resource: &Resource, obj: &Value, old: &Value) -> ErrorList {
-    let path = Path::root("metadata");
+    let path = field::root("metadata");
     let mut errors = ErrorList::new();
-    let immutable = |field: &str, new: &str| {
-        Error::invalid(path.child(field), new.into(), "field is immutable")
+    let immutable = |field: &'static str, new: &str| {
+        Error::invalid(&path.child(field), new, "field is immutable")
     };
     if object::name(obj) != object::name(old) {
         errors.push(immutable("name", object::name(obj)));
@@ -50,8 +50,8 @@ pub fn metadata_update(resource: &Resource, obj: &Value, old: &Value) -> ErrorLi
         for finalizer in object::finalizers(obj) {
             if !before.contains(&finalizer) {
                 errors.push(Error::forbidden(
-                    path.child("finalizers"),
-                    &format!(
+                    &path.child("finalizers"),
+                    format!(
                         "no new finalizers can be added if the object is being deleted, found new finalizers \
                          []string{{\"{finalizer}\"}}"
                     ),
@@ -68,7 +68,7 @@ fn common(path: &Path, obj: &Value, errors: &mut ErrorList) {
     annotations(&path.child("annotations"), object::at(obj, &["metadata", "annotations"]), errors);
     for finalizer in object::finalizers(obj) {
         if let Err(why) = name::qualified_name(&finalizer) {
-            errors.push(Error::invalid(path.child("finalizers"), finalizer.into(), &why));
+            errors.push(Error::invalid(&path.child("finalizers"), finalizer, why));
         }
     }
     owner_references(&path.child("ownerReferences"), object::list(obj, &["metadata", "ownerReferences"]), errors);
@@ -78,10 +78,10 @@ fn common(path: &Path, obj: &Value, errors: &mut ErrorList) {
 pub fn labels(path: &Path, labels: Option<&Value>, errors: &mut ErrorList) {
     for (key, value) in labels.and_then(Value::as_object).into_iter().flatten() {
         if let Err(why) = name::qualified_name(key) {
-            errors.push(Error::invalid(path.clone(), key.as_str().into(), &why));
+            errors.push(Error::invalid(path, key.as_str(), why));
         }
         if let Err(why) = name::label_value(value.as_str().unwrap_or("")) {
-            errors.push(Error::invalid(path.clone(), value.clone(), &why));
+            errors.push(Error::invalid(path, value.clone(), why));
         }
     }
 }
@@ -90,12 +90,12 @@ fn annotations(path: &Path, annotations: Option<&Value>, errors: &mut ErrorList)
     let mut total = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
         if let Err(why) = name::qualified_name(&key.to_lowercase()) {
-            errors.push(Error::invalid(path.clone(), key.as_str().into(), &why));
+            errors.push(Error::invalid(path, key.as_str(), why));
         }
         total += key.len() + value.as_str().map_or(0, str::len);
     }
     if total > ANNOTATIONS_BYTES_MAX {
-        errors.push(Error::too_long(path.clone(), Value::Null, ANNOTATIONS_BYTES_MAX));
+        errors.push(Error::too_long(path, ANNOTATIONS_BYTES_MAX));
     }
 }
 
@@ -105,7 +105,7 @@ fn owner_references(path: &Path, owners: &[Value], errors: &mut ErrorList) {
         let path = path.index(i);
         for field in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &[field]).is_empty() {
-                errors.push(Error::invalid(path.child(field), "".into(), "must not be empty"));
+                errors.push(Error::invalid(&path.child(field), "", "must not be empty"));
             }
         }
         if owner.get("controller").and_then(Value::as_bool) == Some(true) {
@@ -114,9 +114,9 @@ fn owner_references(path: &Path, owners: &[Value], errors: &mut ErrorList) {
     }
     if let [first, second, ..] = controllers.as_slice() {
         errors.push(Error::invalid(
-            path.clone(),
-            owners.to_vec().into(),
-            &format!(
+            path,
+            owners.to_vec(),
+            format!(
                 "Only one reference can have Controller set to true. Found \"true\" in references for {first} and \
                  {second}"
             ),

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    body::{Body, BoxError},
+    body::{Body, BodyError},
     context::Context,
     negotiate::Form,
     read::{self, Selectors},
@@ -81,7 +81,7 @@ pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
 }
 
 fn respond(
-    frames: impl futures::Stream<Item = Result<Frame<Bytes>, BoxError>> + Send + 'static,
+    frames: impl futures::Stream<Item = Result<Frame<Bytes>, BodyError>> + Send + 'static,
 ) -> Response<Body> {
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use minicluster_store::{Entry, Outcome, Txn};
 use serde_json::{Value, json};
@@ -210,7 +211,7 @@ fn own_errors(cx: &Context, obj: &Value) -> field::ErrorList {
     if cx.resource.custom.is_none() {
         return field::ErrorList::new();
     }
-    structural::validate(obj, &cx.resource.schema(), &field::Path::root(""))
+    structural::validate(obj, &cx.resource.schema(), &field::EMPTY)
 }
 
 fn refuse(cx: &Context, obj: &Value, errors: &[field::Error]) -> ApiResult<()> {
@@ -332,8 +333,9 @@ pub async fn patch(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<
 
 fn patch_error(error: &patch::PatchError) -> ApiError {
     match error {
-        patch::PatchError::Unprocessable(_) => ApiError::invalid_text(error.to_string()),
-        _ => ApiError::bad_request(error.to_string()),
+        patch::PatchError::DoesNotApply(_) => ApiError::invalid_text(error.to_string()),
+        patch::PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+        _ => ApiError::too_large_text(error.to_string()),
     }
 }
 
@@ -398,7 +400,6 @@ fn apply_error(error: &ApplyError) -> ApiError {
                 .collect();
             ApiError::apply_conflict(error.to_string(), causes)
         }
-        _ => ApiError::internal(error),
     }
 }
 
@@ -406,11 +407,19 @@ fn apply_error(error: &ApplyError) -> ApiError {
 ///
 /// # Errors
 /// 403, 404, 409, 422 and what `change` says.
-pub async fn modify(
-    cx: &Context,
+pub fn modify<'a>(
+    cx: &'a Context,
     part: Part,
-    mut change: impl FnMut(&Value) -> ApiResult<Change>,
-) -> ApiResult<Written> {
+    mut change: impl FnMut(&Value) -> ApiResult<Change> + Send + 'a,
+) -> BoxFuture<'a, ApiResult<Written>> {
+    let decide = move |old: &Value| change(old);
+    Box::pin(modify_with(cx, part, Box::new(decide)))
+}
+
+/// What decides on a change, given the object as it is.
+type Decide<'a> = Box<dyn FnMut(&Value) -> ApiResult<Change> + Send + 'a>;
+
+async fn modify_with(cx: &Context, part: Part, mut change: Decide<'_>) -> ApiResult<Written> {
     let name = cx.info.name.clone();
     let key = cx.resource.key(&cx.info.namespace, &name);
     for _ in 0..=CONFLICT_RETRIES {
@@ -434,8 +443,8 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
     if rv.is_empty() || rv == "0" {
         if part == Part::Main && !cx.resource.strategy.allows_unconditional_update() {
             let error = field::Error::invalid(
-                field::Path::root("metadata").child("resourceVersion"),
-                Value::from(0),
+                &field::root("metadata").child("resourceVersion"),
+                0,
                 "must be specified for an update",
             );
             return Err(ApiError::invalid(&cx.resource, name, &[error]));

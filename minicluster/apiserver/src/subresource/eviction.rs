@@ -64,7 +64,7 @@ fn budgets_of(cx: &Context, pod: &Value) -> Vec<Value> {
         .map(|(_, budget)| budget)
         .filter(|b| {
             object::at(b, &["spec", "selector"])
-                .and_then(|s| LabelSelector::from_object(s).ok())
+                .and_then(|s| LabelSelector::from_json(Some(s)).ok())
                 .is_some_and(|s| s.matches(&labels))
         })
         .collect()

@@ -4,7 +4,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use windlass_crd::{
     apply,
-    field::{Error, Path},
+    field::{self, Error},
     patch,
     selector::LabelSelector,
 };
@@ -24,28 +24,25 @@ pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Re
         return respond(&of(cx, &parent(cx)?));
     }
     let bytes = body::read(request.into_body()).await?;
-    let media = negotiate::media_type(&cx.headers).to_owned();
-    let document = match (cx.info.verb, media.as_str()) {
-        ("patch", "application/apply-patch+yaml") => decode::parse_yaml(&bytes)?.0,
-        ("patch", _) => decode::parse_json(&bytes)?.0,
-        _ => decode::parse(&cx.headers, &bytes)?.0,
+    let media = negotiate::media_type(&cx.headers);
+    let patches = cx.info.verb == "patch";
+    let by_operations = patches && media == "application/json-patch+json";
+    let document = if patches && media == "application/apply-patch+yaml" {
+        decode::parse_yaml(&bytes)?.0
+    } else if patches {
+        decode::parse_json(&bytes)?.0
+    } else {
+        decode::parse(&cx.headers, &bytes)?.0
     };
     let manager = cx.field_manager();
     let change = |old: &Value| {
         let current = of(cx, old);
-        let wanted = match (cx.info.verb, media.as_str()) {
-            ("patch", "application/json-patch+json") => {
-                let mut scale = current.clone();
-                patch::json(&mut scale, &document).map_err(|e| ApiError::bad_request(e.to_string()))?;
-                scale
-            }
-            ("patch", _) => {
-                let mut scale = current.clone();
-                patch::merge(&mut scale, &document);
-                scale
-            }
-            _ => document.clone(),
-        };
+        let mut wanted = if patches { current.clone() } else { document.clone() };
+        if by_operations {
+            patch::json(&mut wanted, &document).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        } else if patches {
+            patch::merge(&mut wanted, &document);
+        }
         check(cx, &wanted, &current)?;
         let replicas = object::number(&wanted, &["spec", "replicas"]).unwrap_or(0);
         let mut obj = old.clone();
@@ -75,12 +72,12 @@ fn check(cx: &Context, wanted: &Value, current: &Value) -> ApiResult<()> {
     if !uid.is_empty() && uid != object::uid(current) {
         return Err(ApiError::conflict(&cx.resource, name, "Precondition failed: UID does not match"));
     }
-    let path = Path::root("spec").child("replicas");
+    let path = field::root("spec").child("replicas");
     let error = match object::at(wanted, &["spec", "replicas"]) {
         None => return Ok(()),
         Some(value) => match value.as_i64() {
             Some(n) if n >= 0 && i32::try_from(n).is_ok() => return Ok(()),
-            _ => Error::invalid(path, value.clone(), "must be greater than or equal to 0"),
+            _ => Error::invalid(&path, value.clone(), "must be greater than or equal to 0"),
         },
     };
     Err(ApiError::invalid_text(format!("Scale.autoscaling \"{name}\" is invalid: {error}")).with_causes(vec![
@@ -136,5 +133,5 @@ fn selector_text(obj: &Value) -> String {
     // A ReplicationController selects by a plain map.
     let plain = selector.as_object().is_some_and(|m| m.values().all(Value::is_string));
     let selector = if plain { json!({ "matchLabels": selector }) } else { selector.clone() };
-    LabelSelector::from_object(&selector).map(|s| s.to_string()).unwrap_or_default()
+    LabelSelector::from_json(Some(&selector)).map(|s| s.to_string()).unwrap_or_default()
 }

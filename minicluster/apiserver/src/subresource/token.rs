@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use windlass_crd::field::{Error, Path};
+use windlass_crd::field::{self, Error};
 
 use super::parent;
 use crate::{
@@ -63,13 +63,13 @@ pub(super) fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 }
 
 fn check_seconds(asked: i64) -> ApiResult<()> {
-    let path = Path::root("spec").child("expirationSeconds");
+    let path = field::root("spec").child("expirationSeconds");
     let why = match asked {
         ..SECONDS_MIN => "may not specify a duration less than 10 minutes",
         SECONDS_MIN..=SECONDS_MAX => return Ok(()),
         _ => "may not specify a duration larger than 2^32 seconds",
     };
-    let error = Error::invalid(path, asked.into(), why);
+    let error = Error::invalid(&path, asked, why);
     Err(ApiError::invalid_text(format!("TokenRequest.authentication.k8s.io \"\" is invalid: {error}")))
 }
 
