@@ -40,7 +40,6 @@ const META: Describe = types![
     k8s::apimachinery::pkg::apis::meta::v1::ObjectMeta,
     k8s::apimachinery::pkg::apis::meta::v1::Status,
     k8s::apimachinery::pkg::apis::meta::v1::Time,
-    k8s::apimachinery::pkg::apis::meta::v1::WatchEvent,
 ];
 
 #[rustfmt::skip]
