@@ -1,1 +1,17 @@
-//! Part of minicluster.
+//! The node agent of the mini cluster: it takes the pods bound to its node and makes a container runtime run them.
+//!
+//! Three layers, from pure to rim:
+//!
+//! - [`pod`]: what to do next and what to tell, as pure functions of a pod, the runtime's view and a memory.
+//! - [`runtime`]: what is asked of a container runtime; [`runtime::hollow`] in memory, `cri` over the real protocol.
+//! - the rest: one worker per pod that carries decisions out, probes, volumes, images, the node's own objects and the
+//!   node server.
+//!
+//! The API is reached through a `kube::Client` and the shared informers only. Nothing here polls: a pod is looked at
+//! again when its API object, its containers or something it refers to changed, or when a moment it waits for has
+//! come.
+
+#[cfg(feature = "cri")]
+pub mod cri;
+pub mod pod;
+pub mod runtime;

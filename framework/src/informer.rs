@@ -1,0 +1,371 @@
+//! A cache of one kind, kept current by one watch however many read it.
+//!
+//! An [`Informer`] is a handle: the watch runs as long as a handle, a lister, an index or a subscription is left. Each
+//! change is first in the cache and its indexes, then told to every subscriber, in order, before the next change is
+//! taken in. Subscribers are therefore called on the watch's own task and must be quick; one that is slow takes
+//! [`Informer::deltas`], which coalesces.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    Delta, Deltas, Index, Indexed, Key, Lister, Object, WatchError, deltas,
+    listwatch::Sink,
+    object::parse_revision,
+    prune,
+    store::{Stamp, Store},
+    wire,
+};
+
+/// A shared cache of one kind. Cheap to clone.
+pub struct Informer<K: Object> {
+    handle: Arc<Handle<K>>,
+}
+
+impl<K: Object> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.clone() }
+    }
+}
+
+/// Ends the watches when the last user is gone.
+pub(crate) struct Handle<K: Object> {
+    shared: Arc<Shared<K>>,
+    tasks: Vec<tokio::task::AbortHandle>,
+}
+
+impl<K: Object> Drop for Handle<K> {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+/// What the watch fills.
+pub(crate) struct Shared<K: Object> {
+    store: Arc<Store<K>>,
+    fanout: Mutex<Fanout<K>>,
+    parts: Vec<Part>,
+    synced: watch::Sender<bool>,
+    failure: Mutex<Option<Arc<WatchError>>>,
+    undecodable: AtomicU64,
+}
+
+/// One watch of an informer: the whole kind, or one of its namespaces.
+struct Part {
+    namespace: Option<String>,
+    synced: AtomicBool,
+    revision: watch::Sender<u64>,
+}
+
+type Handler<K> = Box<dyn FnMut(&Delta<K>) + Send>;
+
+struct Fanout<K> {
+    subscribers: Vec<Subscriber<K>>,
+}
+
+struct Subscriber<K> {
+    live: Arc<AtomicBool>,
+    handler: Handler<K>,
+}
+
+/// A subscriber's hold on an informer; dropping it unsubscribes.
+#[must_use = "dropping the subscription unsubscribes"]
+pub struct Subscription {
+    live: Arc<AtomicBool>,
+    tidy: Box<dyn Fn() + Send + Sync>,
+    /// The informer, as long as somebody listens.
+    _keep: Arc<dyn Any + Send + Sync>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.live.store(false, Ordering::Release);
+        (self.tidy)();
+    }
+}
+
+impl<K: Object> Informer<K> {
+    pub(crate) fn new(shared: Arc<Shared<K>>, tasks: Vec<tokio::task::AbortHandle>) -> Self {
+        Self { handle: Arc::new(Handle { shared, tasks }) }
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Handle<K>> {
+        Arc::downgrade(&self.handle)
+    }
+
+    pub(crate) fn upgrade(weak: &Weak<Handle<K>>) -> Option<Self> {
+        Some(Self { handle: weak.upgrade()? })
+    }
+
+    fn shared(&self) -> &Shared<K> {
+        &self.handle.shared
+    }
+
+    /// A reader of the cache.
+    #[must_use]
+    pub fn lister(&self) -> Lister<K> {
+        Lister::new(self.shared().store.clone(), self.handle.clone())
+    }
+
+    /// Adds an index, filled from what the cache holds, or finds the same one if it exists.
+    pub fn index<I: Index<K>>(&self, index: I) -> Indexed<K, I> {
+        Indexed::new(self.lister(), self.shared().store.index(index))
+    }
+
+    /// Calls `handler` with an initial add for every object in the cache, and then with each change, in order.
+    ///
+    /// The handler runs on the task of the watch: it must be quick, must not block, and must not subscribe to the same
+    /// informer. A handler that panics is removed.
+    pub fn subscribe(&self, mut handler: impl FnMut(&Delta<K>) + Send + 'static) -> Subscription {
+        let live = Arc::new(AtomicBool::new(true));
+        let mut fanout = self.shared().fanout.lock();
+        for new in self.lister().all() {
+            handler(&Delta::Added { new, initial: true });
+        }
+        fanout.subscribers.push(Subscriber { live: live.clone(), handler: Box::new(handler) });
+        drop(fanout);
+        let shared = Arc::downgrade(&self.handle.shared);
+        let tidy = Box::new(move || {
+            if let Some(shared) = shared.upgrade() {
+                shared.tidy();
+            }
+        });
+        Subscription { live, tidy, _keep: self.handle.clone() }
+    }
+
+    /// The changes as a queue that coalesces per object, for consumers that are not quick.
+    #[must_use]
+    pub fn deltas(&self) -> Deltas<K> {
+        let shared = Arc::new(deltas::Shared::new());
+        let sink = shared.clone();
+        Deltas::new(shared, self.subscribe(move |delta| sink.push(delta)))
+    }
+
+    /// Waits until the first list is complete.
+    pub fn synced(&self) -> impl Future<Output = ()> + Send + use<K> {
+        let keep = self.clone();
+        let mut synced = self.shared().synced.subscribe();
+        async move {
+            // The sender lives in the informer, which `keep` holds: waiting cannot fail.
+            let _ = synced.wait_for(|synced| *synced).await;
+            drop(keep);
+        }
+    }
+
+    /// Whether the first list is complete.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        *self.shared().synced.borrow()
+    }
+
+    /// The revision the cache stands at: it reflects every write of this kind up to it. Zero before the first list.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.shared().parts.iter().map(|part| *part.revision.borrow()).min().unwrap_or(0)
+    }
+
+    /// The namespaces it watches; none means all.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        self.shared().parts.iter().filter_map(|part| part.namespace.clone()).collect()
+    }
+
+    /// Waits until the cache reflects a write of `revision` to an object in `namespace`.
+    pub fn reached(
+        &self,
+        namespace: Option<&str>,
+        revision: u64,
+    ) -> impl Future<Output = ()> + Send + use<K> {
+        let keep = self.clone();
+        let part =
+            self.shared().parts.iter().find(|p| p.namespace.is_none() || p.namespace.as_deref() == namespace);
+        let changes = part.map(|part| part.revision.subscribe());
+        async move {
+            // What is outside this informer's scope never comes back on its watch: nothing to wait for.
+            if let Some(mut changes) = changes {
+                let _ = changes.wait_for(|at| *at >= revision).await;
+            }
+            drop(keep);
+        }
+    }
+
+    pub(crate) fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool {
+        let mut parts = self.shared().parts.iter();
+        let part = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == namespace);
+        part.is_none_or(|part| *part.revision.borrow() >= revision)
+    }
+
+    /// Waits until the cache knows that the object of this uid is gone, or on its way out.
+    pub(crate) async fn lets_go(&self, key: &Key, uid: Option<&str>) {
+        let mut parts = self.shared().parts.iter();
+        let Some(part) = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == key.namespace())
+        else {
+            return;
+        };
+        let gone = |_: &u64| {
+            self.get(key).is_none_or(|object| {
+                let meta = object.meta();
+                meta.uid.as_deref() != uid || meta.deletion_timestamp.is_some()
+            })
+        };
+        // The sender lives in the informer that `self` holds: waiting cannot fail.
+        let _ = part.revision.subscribe().wait_for(gone).await;
+    }
+
+    /// Why the watch stands still at present, if it does.
+    #[must_use]
+    pub fn failure(&self) -> Option<Arc<WatchError>> {
+        self.shared().failure.lock().clone()
+    }
+
+    /// How many objects were skipped because they could not be decoded as this kind.
+    #[must_use]
+    pub fn undecodable(&self) -> u64 {
+        self.shared().undecodable.load(Ordering::Relaxed)
+    }
+}
+
+impl<K: Object> Shared<K> {
+    pub(crate) fn new(namespaces: &[String]) -> Self {
+        let part =
+            |namespace| Part { namespace, synced: AtomicBool::new(false), revision: watch::Sender::new(0) };
+        let parts = match namespaces {
+            [] => vec![part(None)],
+            some => some.iter().map(|ns| part(Some(ns.clone()))).collect(),
+        };
+        Self {
+            store: Arc::new(Store::new()),
+            fanout: Mutex::new(Fanout { subscribers: Vec::new() }),
+            parts,
+            synced: watch::Sender::new(false),
+            failure: Mutex::new(None),
+            undecodable: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes the cache and tells everybody, as one step that no subscriber can see half of.
+    fn change<D: IntoIterator<Item = Delta<K>>>(&self, change: impl FnOnce(&Store<K>) -> D) {
+        let mut fanout = self.fanout.lock();
+        for delta in change(&self.store) {
+            fanout.tell(&delta);
+        }
+    }
+
+    /// Lets go of the handlers of subscribers that are gone, now or else at the next change.
+    fn tidy(&self) {
+        let gone: Vec<Subscriber<K>> = match self.fanout.try_lock() {
+            Some(mut fanout) => {
+                fanout.subscribers.extract_if(.., |s| !s.live.load(Ordering::Acquire)).collect()
+            }
+            None => Vec::new(),
+        };
+        // Dropped without the lock: a handler may own other subscriptions.
+        drop(gone);
+    }
+}
+
+impl<K> Fanout<K> {
+    fn tell(&mut self, delta: &Delta<K>) {
+        let heard = |subscriber: &mut Subscriber<K>| {
+            subscriber.live.load(Ordering::Acquire)
+                && catch_unwind(AssertUnwindSafe(|| (subscriber.handler)(delta))).is_ok()
+        };
+        self.subscribers.retain_mut(heard);
+    }
+}
+
+/// Feeds one watch into the shared cache.
+pub(crate) struct Feed<K: Object> {
+    shared: Arc<Shared<K>>,
+    part: usize,
+    generation: u32,
+    keep_managed_fields: bool,
+}
+
+impl<K: Object> Feed<K> {
+    pub(crate) fn new(shared: Arc<Shared<K>>, part: usize, keep_managed_fields: bool) -> Self {
+        Self { shared, part, generation: 0, keep_managed_fields }
+    }
+
+    fn part(&self) -> &Part {
+        &self.shared.parts[self.part]
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { part: u32::try_from(self.part).unwrap_or(u32::MAX), generation: self.generation }
+    }
+
+    fn decode(&self, raw: &[u8]) -> Option<K> {
+        let decoded = if self.keep_managed_fields {
+            serde_json::from_slice(raw)
+        } else {
+            serde_json::from_slice(&prune::without_managed_fields(raw))
+        };
+        match decoded {
+            Ok(object) => Some(object),
+            Err(error) => {
+                self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(kind = std::any::type_name::<K>(), %error, "skipped an object that cannot be decoded");
+                None
+            }
+        }
+    }
+}
+
+impl<K: Object> Sink for Feed<K> {
+    fn begin(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    fn put(&mut self, raw: &[u8]) -> Option<String> {
+        let Some(object) = self.decode(raw) else { return wire::revision(raw) };
+        let revision = object.meta().resource_version.clone();
+        let (stamp, initial) = (self.stamp(), !self.part().synced.load(Ordering::Acquire));
+        self.shared.change(|store| store.put(object, stamp, initial));
+        revision
+    }
+
+    fn remove(&mut self, raw: &[u8]) -> Option<String> {
+        let Some(object) = self.decode(raw) else { return wire::revision(raw) };
+        let revision = object.meta().resource_version.clone();
+        self.shared.change(|store| store.remove(object));
+        revision
+    }
+
+    fn finish(&mut self) {
+        let stamp = self.stamp();
+        self.shared.change(|store| store.sweep(stamp));
+        self.part().synced.store(true, Ordering::Release);
+    }
+
+    fn reached(&mut self, revision: &str) {
+        let revision = parse_revision(revision);
+        self.part().revision.send_replace(revision);
+        *self.shared.failure.lock() = None;
+        let synced = &self.shared.synced;
+        if !*synced.borrow() && self.shared.parts.iter().all(|part| part.synced.load(Ordering::Acquire)) {
+            synced.send_replace(true);
+        }
+    }
+
+    fn failed(&mut self, error: WatchError) {
+        *self.shared.failure.lock() = Some(Arc::new(error));
+    }
+}
+
+impl<K: Object> Informer<K> {
+    /// One object of the cache.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Arc<K>> {
+        self.shared().store.read(|objects| objects.get(key))
+    }
+}
