@@ -12,6 +12,7 @@ pub mod decode;
 pub mod field;
 pub mod int_or_string;
 pub mod name;
+pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod schema;
