@@ -1,0 +1,5 @@
+//! The controllers on a real API server, in memory and under virtual time. Nodes and kubelets are played by the tests.
+
+mod play;
+mod services;
+mod workloads;
