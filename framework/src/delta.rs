@@ -52,6 +52,7 @@ impl<K: Object> Delta<K> {
 
     /// The object after the change, if it still exists.
     #[must_use]
+    #[expect(clippy::new_ret_no_self, reason = "the counterpart of `old`, named as the fields are")]
     pub fn new(&self) -> Option<&Arc<K>> {
         match self {
             Self::Added { new, .. } | Self::Updated { new, .. } => Some(new),

@@ -90,7 +90,7 @@ fn merge<K>(merged: &mut SmallVec<[Delta<K>; 2]>, next: Delta<K>) {
     };
     match (last, next) {
         (Delta::Added { initial, .. }, Delta::Updated { new, .. }) => {
-            merged.push(Delta::Added { new, initial })
+            merged.push(Delta::Added { new, initial });
         }
         (Delta::Updated { old, .. }, Delta::Updated { new, .. }) => merged.push(Delta::Updated { old, new }),
         (Delta::Added { .. }, Delta::Deleted { .. }) => {}

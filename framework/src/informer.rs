@@ -173,6 +173,12 @@ impl<K: Object> Informer<K> {
         self.shared().parts.iter().map(|part| *part.revision.borrow()).min().unwrap_or(0)
     }
 
+    /// The namespaces it watches; none means all.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<String> {
+        self.shared().parts.iter().filter_map(|part| part.namespace.clone()).collect()
+    }
+
     /// Waits until the cache reflects a write of `revision` to an object in `namespace`.
     pub fn reached(
         &self,
@@ -190,6 +196,29 @@ impl<K: Object> Informer<K> {
             }
             drop(keep);
         }
+    }
+
+    pub(crate) fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool {
+        let mut parts = self.shared().parts.iter();
+        let part = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == namespace);
+        part.is_none_or(|part| *part.revision.borrow() >= revision)
+    }
+
+    /// Waits until the cache knows that the object of this uid is gone, or on its way out.
+    pub(crate) async fn lets_go(&self, key: &Key, uid: Option<&str>) {
+        let mut parts = self.shared().parts.iter();
+        let Some(part) = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == key.namespace())
+        else {
+            return;
+        };
+        let gone = |_: &u64| {
+            self.get(key).is_none_or(|object| {
+                let meta = object.meta();
+                meta.uid.as_deref() != uid || meta.deletion_timestamp.is_some()
+            })
+        };
+        // The sender lives in the informer that `self` holds: waiting cannot fail.
+        let _ = part.revision.subscribe().wait_for(gone).await;
     }
 
     /// Why the watch stands still at present, if it does.

@@ -30,8 +30,22 @@ pub struct Informers {
 struct Inner {
     client: Client,
     random: Source,
-    /// Weak handles by type, path and scope. Looked up, never iterated but to forget the dead.
-    known: Mutex<HashMap<(TypeId, String), Box<dyn Any + Send>>>,
+    known: Mutex<HashMap<(TypeId, String), Vec<Known>>>,
+}
+
+/// One informer of a kind.
+struct Known {
+    scope: String,
+    /// Whether a written object is sure to come back on its watch: it selects by namespace at most.
+    whole: bool,
+    /// A `Weak<Handle<K>>`.
+    handle: Box<dyn Any + Send>,
+}
+
+impl Known {
+    fn get<K: Object>(&self) -> Option<Informer<K>> {
+        self.handle.downcast_ref::<Weak<Handle<K>>>().and_then(Informer::upgrade)
+    }
 }
 
 impl Informers {
@@ -74,19 +88,32 @@ impl Informers {
         self.of(kind, scope)
     }
 
+    /// The running informers in which a written object of this kind is sure to show up.
+    pub(crate) fn holding<K: Object>(&self) -> Vec<Informer<K>>
+    where
+        K::DynamicType: Default,
+    {
+        let known = self.inner.known.lock();
+        let of_kind = known.get(&id::<K>(&K::DynamicType::default()));
+        of_kind.into_iter().flatten().filter(|k| k.whole).filter_map(Known::get).collect()
+    }
+
     fn of<K: Object>(&self, dynamic: &K::DynamicType, scope: Scope) -> Informer<K> {
-        let id = (TypeId::of::<K>(), format!("{}|{}", K::url_path(dynamic, None), scope.id()));
+        let scope_id = scope.id();
         let mut known = self.inner.known.lock();
-        let weak = known.get(&id).and_then(|any| any.downcast_ref::<Weak<Handle<K>>>());
-        if let Some(informer) = weak.and_then(Informer::upgrade) {
+        let of_kind = known.entry(id::<K>(dynamic)).or_default();
+        of_kind.retain(|known| known.get::<K>().is_some());
+        let same = of_kind.iter().find(|known| known.scope == scope_id);
+        if let Some(informer) = same.and_then(Known::get) {
             return informer;
         }
-        let informer = self.start::<K>(dynamic, scope);
-        known.insert(id, Box::new(informer.downgrade()));
+        let whole = scope.labels.is_none() && scope.fields.is_none();
+        let informer = self.start::<K>(dynamic, &scope);
+        of_kind.push(Known { scope: scope_id, whole, handle: Box::new(informer.downgrade()) });
         informer
     }
 
-    fn start<K: Object>(&self, dynamic: &K::DynamicType, scope: Scope) -> Informer<K> {
+    fn start<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
         let shared = Arc::new(Shared::<K>::new(&scope.namespaces));
         let namespaces: Vec<Option<&str>> = match &scope.namespaces[..] {
             [] => vec![None],
@@ -108,4 +135,8 @@ impl Informers {
         }
         Informer::new(shared, tasks)
     }
+}
+
+fn id<K: Object>(dynamic: &K::DynamicType) -> (TypeId, String) {
+    (TypeId::of::<K>(), K::url_path(dynamic, None))
 }

@@ -1,0 +1,316 @@
+//! Writes that the next reconcile sees.
+//!
+//! A reconcile reads from caches, and a cache learns of a write only when the watch brings it back. Each write of a
+//! [`CachedClient`] therefore notes the revision it made; the worker pool holds the key until the informers of that kind
+//! have reached it (the idea of KEP-5647). Reads go to the caches; [`CachedClient::live`] asks the server.
+
+use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use http_body_util::BodyExt;
+use kube::{
+    Client,
+    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{Request as ApiRequest, Status},
+};
+use parking_lot::Mutex;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Error, Informers, Key, Object, key, object::revision_of, prune};
+
+/// How many applies are remembered to skip the ones that change nothing.
+const REMEMBERED_APPLIES: usize = 8192;
+
+/// A client bound to the caches of this process. Cheap to clone.
+#[derive(Clone)]
+pub struct CachedClient {
+    client: Client,
+    informers: Informers,
+    manager: Arc<str>,
+    applied: Arc<Mutex<BTreeMap<(String, Key), Applied>>>,
+    writes: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+}
+
+#[derive(Clone)]
+struct Applied {
+    hash: u64,
+    revision: u64,
+}
+
+impl CachedClient {
+    /// A client that writes as `manager` (the field manager) and reads from `informers`.
+    #[must_use]
+    pub fn new(informers: &Informers, manager: &str) -> Self {
+        Self {
+            client: informers.client().clone(),
+            informers: informers.clone(),
+            manager: manager.into(),
+            applied: Arc::default(),
+            writes: Arc::default(),
+        }
+    }
+
+    /// The same client with a record of writes of its own.
+    pub(crate) fn for_request(&self) -> Self {
+        Self { writes: Arc::default(), ..self.clone() }
+    }
+
+    /// Waits until every write so far is in the caches; false when that takes longer than `limit`.
+    pub async fn seen(&self, limit: Duration) -> bool {
+        let writes = std::mem::take(&mut *self.writes.lock());
+        if writes.is_empty() {
+            return true;
+        }
+        tokio::time::timeout(limit, futures::future::join_all(writes)).await.is_ok()
+    }
+
+    /// Whether there are writes that the caches do not have yet.
+    pub(crate) fn has_unseen(&self) -> bool {
+        !self.writes.lock().is_empty()
+    }
+
+    /// The client underneath, whose writes are not tracked.
+    #[must_use]
+    pub fn raw(&self) -> &Client {
+        &self.client
+    }
+
+    /// The caches.
+    #[must_use]
+    pub fn informers(&self) -> &Informers {
+        &self.informers
+    }
+
+    /// An object as the server has it now; `None` when there is none.
+    pub async fn live<K: Object>(&self, key: &Key) -> Result<Option<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let request = path::<K>(key.namespace()).get(key.name(), &GetParams::default()).map_err(build)?;
+        match self.call::<K>(request).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates an object.
+    pub async fn create<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let path = path::<K>(object.meta().namespace.as_deref());
+        self.write(path.create(&params, json(object)?)).await
+    }
+
+    /// Replaces an object; fails on conflict if its revision is set and no longer current.
+    pub async fn update<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let path = path::<K>(object.meta().namespace.as_deref());
+        self.write(path.replace(name(object), &params, json(object)?)).await
+    }
+
+    /// Replaces a subresource of an object, such as `status`.
+    pub async fn update_subresource<K: Object + Serialize>(
+        &self,
+        sub: &str,
+        object: &K,
+    ) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let path = path::<K>(object.meta().namespace.as_deref());
+        self.write(path.replace_subresource(sub, name(object), &params, json(object)?)).await
+    }
+
+    /// Replaces the status of an object.
+    pub async fn update_status<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        self.update_subresource("status", object).await
+    }
+
+    /// Patches an object.
+    pub async fn patch<K: Object>(&self, key: &Key, patch: &Patch<impl Serialize>) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let request = path::<K>(key.namespace()).patch(key.name(), &self.patch_params(patch), patch);
+        self.write(request).await
+    }
+
+    /// Patches the status of an object.
+    pub async fn patch_status<K: Object>(
+        &self,
+        key: &Key,
+        patch: &Patch<impl Serialize>,
+    ) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let params = self.patch_params(patch);
+        let request = path::<K>(key.namespace()).patch_subresource("status", key.name(), &params, patch);
+        self.write(request).await
+    }
+
+    /// Server-side apply, by force. An apply of the same content to an object nobody has changed since is not sent.
+    pub async fn apply<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        self.apply_to("", object).await
+    }
+
+    /// Server-side apply of the status.
+    pub async fn apply_status<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        self.apply_to("status", object).await
+    }
+
+    /// Deletes this very object: one of the same name that came after it is left alone, and an object that is gone
+    /// already is fine.
+    pub async fn delete<K: Object>(&self, object: &K) -> Result<(), Error>
+    where
+        K::DynamicType: Default,
+    {
+        self.delete_with(object, DeleteParams::default()).await
+    }
+
+    /// Deletes this very object with other parameters, such as a propagation policy or a grace period.
+    pub async fn delete_with<K: Object>(&self, object: &K, mut params: DeleteParams) -> Result<(), Error>
+    where
+        K::DynamicType: Default,
+    {
+        let meta = object.meta();
+        let preconditions = params.preconditions.get_or_insert(Preconditions::default());
+        preconditions.uid = preconditions.uid.take().or_else(|| meta.uid.clone());
+        let request = path::<K>(meta.namespace.as_deref()).delete(name(object), &params).map_err(build)?;
+        match self.bytes(request).await {
+            Ok(_) => {}
+            // A conflict on the uid says that another object has the name by now.
+            Err(error) if error.is_not_found() || error.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+        let (key, uid) = (Key::of(object), meta.uid.clone());
+        for informer in self.informers.holding::<K>() {
+            let (key, uid) = (key.clone(), uid.clone());
+            self.writes.lock().push(Box::pin(async move { informer.lets_go(&key, uid.as_deref()).await }));
+        }
+        Ok(())
+    }
+
+    async fn apply_to<K: Object + Serialize>(&self, sub: &'static str, object: &K) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let body = json(object)?;
+        let key = Key::of(object);
+        let id = (format!("{}/{sub}", K::url_path(&K::DynamicType::default(), None)), key.clone());
+        let hash = hash(&body);
+        if let Some(current) = self.unchanged::<K>(&id, hash) {
+            return Ok(current);
+        }
+        let body: serde_json::Value = serde_json::from_slice(&body).map_err(|e| Error::Other(e.into()))?;
+        let (params, patch) = (PatchParams::apply(&self.manager).force(), Patch::Apply(body));
+        let path = path::<K>(key.namespace());
+        let written: Arc<K> = match sub {
+            "" => self.write(path.patch(key.name(), &params, &patch)).await?,
+            sub => self.write(path.patch_subresource(sub, key.name(), &params, &patch)).await?,
+        };
+        let mut applied = self.applied.lock();
+        if applied.len() >= REMEMBERED_APPLIES {
+            applied.clear();
+        }
+        applied.insert(id, Applied { hash, revision: revision_of(&*written) });
+        Ok(written)
+    }
+
+    /// The cached object, if the last apply had this content and nothing has changed since.
+    fn unchanged<K: Object>(&self, id: &(String, Key), hash: u64) -> Option<Arc<K>>
+    where
+        K::DynamicType: Default,
+    {
+        let last = self.applied.lock().get(id).cloned().filter(|last| last.hash == hash)?;
+        let informer = self.informers.holding::<K>().into_iter().next()?;
+        informer.get(&id.1).filter(|current| revision_of(&**current) == last.revision)
+    }
+
+    fn patch_params<P: Serialize>(&self, patch: &Patch<P>) -> PatchParams {
+        match patch {
+            Patch::Apply(_) => PatchParams::apply(&self.manager).force(),
+            _ => PatchParams { field_manager: Some(self.manager.to_string()), ..PatchParams::default() },
+        }
+    }
+
+    /// Sends a write and notes the revision it made.
+    async fn write<K: Object>(
+        &self,
+        request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let object: K = self.call(request.map_err(build)?).await?;
+        let revision = revision_of(&object);
+        let namespace = object.meta().namespace.as_deref();
+        for informer in self.informers.holding::<K>() {
+            if !informer.has_reached(namespace, revision) {
+                self.writes.lock().push(Box::pin(informer.reached(namespace, revision)));
+            }
+        }
+        Ok(Arc::new(object))
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: http::Request<Vec<u8>>) -> Result<T, Error> {
+        let bytes = self.bytes(request).await?;
+        let pruned = prune::without_managed_fields(&bytes);
+        Ok(serde_json::from_slice(&pruned).map_err(kube::Error::SerdeError)?)
+    }
+
+    async fn bytes(&self, request: http::Request<Vec<u8>>) -> Result<bytes::Bytes, Error> {
+        let response = self.client.send(request.map(Into::into)).await?;
+        let code = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        if code.is_success() {
+            return Ok(bytes);
+        }
+        let status = serde_json::from_slice::<Status>(&bytes).unwrap_or_else(|_| {
+            let reason = code.canonical_reason().unwrap_or_default();
+            Status::failure(&String::from_utf8_lossy(&bytes), reason).with_code(code.as_u16())
+        });
+        Err(kube::Error::Api(status.boxed()).into())
+    }
+}
+
+fn path<K: Object>(namespace: Option<&str>) -> ApiRequest
+where
+    K::DynamicType: Default,
+{
+    ApiRequest::new(K::url_path(&K::DynamicType::default(), namespace))
+}
+
+fn name<K: Object>(object: &K) -> &str {
+    object.meta().name.as_deref().unwrap_or_default()
+}
+
+fn json(object: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(object).map_err(|error| Error::Other(error.into()))
+}
+
+fn build(error: kube::core::request::Error) -> Error {
+    Error::Kube(kube::Error::BuildRequest(error))
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = key::KeyHasher::default();
+    hasher.write(bytes);
+    hasher.finish()
+}

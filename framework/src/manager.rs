@@ -1,0 +1,292 @@
+//! The manager: starts what a process runs, in order, and ends it in reverse.
+//!
+//! First the admin server, then what every replica runs, then, once the lease is held, what only the leader runs. A
+//! lease that is lost stops the leader's part and goes back to waiting: a pause, not an exit. A part that fails or
+//! panics is started again after a while; no part can take the process down.
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use kube::Client;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    BoxError, CachedClient, Informers, Lease, Metrics, Recorder,
+    admin::{Admin, Checks},
+    random::Source,
+};
+
+/// How long parts may take to stop before they are cut off.
+const DRAIN: Duration = Duration::from_secs(8);
+/// The wait before a failed part is started again.
+const RESTART: Duration = Duration::from_secs(1);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+
+/// A part of a process that runs until it is told to stop, and that can be run again afterwards.
+pub trait Runnable: Send + Sync + 'static {
+    /// Shows in logs.
+    fn name(&self) -> &str;
+
+    /// Whether only the leader runs it.
+    fn needs_leader(&self) -> bool {
+        true
+    }
+
+    /// Runs until `cx.stop` is cancelled.
+    fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>>;
+}
+
+/// What a part is given to run with.
+#[derive(Clone)]
+pub struct RunCx {
+    /// The caches of the process.
+    pub informers: Informers,
+    /// The client of the process.
+    pub client: CachedClient,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// The randomness of the process.
+    pub random: Source,
+    /// Cancelled when the part has to stop.
+    pub stop: CancellationToken,
+}
+
+impl RunCx {
+    /// Records events as this component.
+    #[must_use]
+    pub fn recorder(&self, component: &str) -> Recorder {
+        Recorder::new(self.informers.client().clone(), component)
+    }
+}
+
+/// Runs the parts of a process.
+pub struct Manager {
+    parts: Vec<Arc<dyn Runnable>>,
+    cx: RunCx,
+    lease: Option<Lease>,
+    admin: Option<SocketAddr>,
+    checks: Checks,
+}
+
+/// Describes a manager.
+pub struct ManagerBuilder {
+    parts: Vec<Arc<dyn Runnable>>,
+    informers: Informers,
+    metrics: Metrics,
+    random: Source,
+    field_manager: String,
+    lease: Option<Lease>,
+    admin: Option<SocketAddr>,
+    checks: Checks,
+}
+
+impl Manager {
+    /// Describes a manager whose parts talk through `client`.
+    #[must_use]
+    pub fn builder(client: Client) -> ManagerBuilder {
+        Self::seeded(client, Source::from_entropy())
+    }
+
+    /// Describes a manager whose every random choice is drawn from `random`.
+    #[must_use]
+    pub fn seeded(client: Client, random: Source) -> ManagerBuilder {
+        ManagerBuilder {
+            parts: Vec::new(),
+            informers: Informers::seeded(client, random.fork("informers")),
+            metrics: Metrics::new(),
+            random,
+            field_manager: "windlass".to_owned(),
+            lease: None,
+            admin: None,
+            checks: Checks::default(),
+        }
+    }
+
+    /// The caches.
+    #[must_use]
+    pub fn informers(&self) -> &Informers {
+        &self.cx.informers
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.cx.metrics
+    }
+
+    /// Runs everything until `shutdown` resolves, then stops it in reverse order.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), BoxError> {
+        let admin = match self.admin {
+            Some(address) => Some(Admin::start(address, self.cx.metrics.clone(), self.checks.clone()).await?),
+            None => None,
+        };
+        let everywhere = Group::start(&self.parts, &self.cx, |part| !part.needs_leader());
+        tokio::pin!(shutdown);
+        match &self.lease {
+            None => {
+                let led = Group::start(&self.parts, &self.cx, Runnable::needs_leader);
+                shutdown.await;
+                led.stop(DRAIN).await;
+            }
+            Some(lease) => self.lead(lease, shutdown.as_mut()).await,
+        }
+        everywhere.stop(DRAIN).await;
+        if let Some(admin) = admin {
+            admin.stop().await;
+        }
+        Ok(())
+    }
+
+    /// Runs the leader's part whenever the lease is held.
+    async fn lead(&self, lease: &Lease, mut shutdown: impl Future<Output = ()> + Unpin) {
+        let (tell, mut leading) = watch::channel(false);
+        let stop = CancellationToken::new();
+        let random = self.cx.random.fork("lease");
+        let elector = lease.clone().elect(self.cx.informers.client().clone(), random, tell, stop.clone());
+        // Owned, so that a manager that is dropped does not go on holding the lease.
+        let mut electing = JoinSet::new();
+        electing.spawn(elector);
+        let mut led: Option<Group> = None;
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                changed = leading.changed() => if changed.is_err() { break },
+            }
+            let leads = *leading.borrow_and_update();
+            self.cx.metrics.leading(&lease.name, leads);
+            if let Some(group) = led.take() {
+                // Another may lead as soon as the lease runs out: be gone by then.
+                group.stop(lease.margin()).await;
+            }
+            if leads {
+                led = Some(Group::start(&self.parts, &self.cx, Runnable::needs_leader));
+            }
+        }
+        if let Some(group) = led.take() {
+            group.stop(DRAIN).await;
+        }
+        stop.cancel();
+        while electing.join_next().await.is_some() {}
+        self.cx.metrics.leading(&lease.name, false);
+    }
+}
+
+impl ManagerBuilder {
+    /// The caches, to build controllers with.
+    #[must_use]
+    pub fn informers(&self) -> &Informers {
+        &self.informers
+    }
+
+    /// The metrics, to register more.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The randomness, to fork streams from.
+    #[must_use]
+    pub fn random(&self) -> &Source {
+        &self.random
+    }
+
+    /// The name that writes carry in managed fields.
+    #[must_use]
+    pub fn field_manager(mut self, name: impl Into<String>) -> Self {
+        self.field_manager = name.into();
+        self
+    }
+
+    /// Only the holder of this lease runs the parts that need a leader.
+    #[must_use]
+    pub fn leader_election(mut self, lease: Lease) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// Serves `/healthz`, `/livez`, `/readyz` and `/metrics` on this address.
+    #[must_use]
+    pub fn admin(mut self, address: SocketAddr) -> Self {
+        self.admin = Some(address);
+        self
+    }
+
+    /// Adds a readiness check; an error is the reason why the process is not ready.
+    #[must_use]
+    pub fn ready_check(
+        mut self,
+        name: &'static str,
+        check: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        self.checks.add(name, check);
+        self
+    }
+
+    /// Adds a part. Parts start in the order in which they were added.
+    pub fn add(&mut self, part: impl Runnable) -> &mut Self {
+        self.parts.push(Arc::new(part));
+        self
+    }
+
+    /// The manager.
+    #[must_use]
+    pub fn build(self) -> Manager {
+        let cx = RunCx {
+            client: CachedClient::new(&self.informers, &self.field_manager),
+            informers: self.informers,
+            metrics: self.metrics,
+            random: self.random,
+            stop: CancellationToken::new(),
+        };
+        Manager { parts: self.parts, cx, lease: self.lease, admin: self.admin, checks: self.checks }
+    }
+}
+
+/// Parts that run and stop together.
+struct Group {
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Group {
+    fn start(parts: &[Arc<dyn Runnable>], cx: &RunCx, wanted: impl Fn(&dyn Runnable) -> bool) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for part in parts.iter().filter(|part| wanted(&***part)) {
+            tasks.spawn(supervise(part.clone(), RunCx { stop: stop.clone(), ..cx.clone() }));
+        }
+        Self { tasks, stop }
+    }
+
+    /// Tells all to stop and cuts off those that take longer than `limit`.
+    async fn stop(mut self, limit: Duration) {
+        self.stop.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limit, drained).await.is_err() {
+            tracing::warn!(?limit, "parts that did not stop in time are cut off");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Runs a part until it ends well, starting it again whenever it does not.
+async fn supervise(part: Arc<dyn Runnable>, cx: RunCx) {
+    let mut wait = RESTART;
+    loop {
+        let failure = match AssertUnwindSafe(part.run(cx.clone())).catch_unwind().await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        if cx.stop.is_cancelled() {
+            return;
+        }
+        tracing::error!(part = part.name(), failure, ?wait, "a part failed and will be started again");
+        tokio::select! {
+            () = cx.stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(RESTART_MAX);
+    }
+}

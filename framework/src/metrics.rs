@@ -1,0 +1,260 @@
+//! Prometheus metrics, under the names that dashboards already know.
+//!
+//! Queue metrics are client-go's (`workqueue_*`), reconcile metrics are controller-runtime's (`controller_runtime_*`),
+//! leader election is client-go's (`leader_election_*`). A registry belongs to a manager, never to the process, so that
+//! several clusters in one test do not count into each other.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+type Refresh = Box<dyn Fn() -> bool + Send>;
+
+/// A set of metrics. Cheap to clone; clones share everything.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Mutex<Registry>,
+    refreshers: Mutex<Vec<Refresh>>,
+    queue: QueueFamilies,
+    controller: ControllerFamilies,
+    leader: Family<Named, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Named {
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Queued {
+    name: String,
+    controller: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Controlled {
+    controller: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Resulted {
+    controller: String,
+    result: &'static str,
+}
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+struct QueueFamilies {
+    adds: Family<Queued, Counter>,
+    retries: Family<Queued, Counter>,
+    depth: Family<Queued, Gauge>,
+    waited: Histograms<Queued>,
+    worked: Histograms<Queued>,
+    unfinished: Family<Queued, Seconds>,
+    longest: Family<Queued, Seconds>,
+}
+
+struct ControllerFamilies {
+    total: Family<Resulted, Counter>,
+    errors: Family<Controlled, Counter>,
+    terminal: Family<Controlled, Counter>,
+    panics: Family<Controlled, Counter>,
+    timeouts: Family<Controlled, Counter>,
+    time: Histograms<Controlled>,
+    max: Family<Controlled, Gauge>,
+    active: Family<Controlled, Gauge>,
+    stale: Family<Controlled, Counter>,
+}
+
+/// The metrics of one queue.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueMetrics {
+    pub(crate) adds: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) depth: Gauge,
+    pub(crate) waited: Histogram,
+    pub(crate) worked: Histogram,
+    pub(crate) unfinished: Seconds,
+    pub(crate) longest: Seconds,
+}
+
+/// The metrics of one controller.
+#[derive(Clone)]
+pub(crate) struct ControllerMetrics {
+    pub(crate) success: Counter,
+    pub(crate) error: Counter,
+    pub(crate) requeue_after: Counter,
+    pub(crate) errors: Counter,
+    pub(crate) terminal: Counter,
+    pub(crate) panics: Counter,
+    pub(crate) timeouts: Counter,
+    pub(crate) time: Histogram,
+    pub(crate) max: Gauge,
+    pub(crate) active: Gauge,
+    pub(crate) stale: Counter,
+}
+
+fn queue_seconds() -> Histogram {
+    Histogram::new(exponential_buckets(1e-8, 10.0, 10))
+}
+
+fn reconcile_seconds() -> Histogram {
+    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let r = &mut registry;
+        let leader = Family::default();
+        r.register(
+            "leader_election_master_status",
+            "1 while this process leads, 0 while it waits",
+            Family::clone(&leader),
+        );
+        let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
+        let inner =
+            Inner { registry: Mutex::new(registry), refreshers: Mutex::default(), queue, controller, leader };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Adds metrics of the caller's own.
+    pub fn register(&self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.inner.registry.lock());
+    }
+
+    /// Everything in OpenMetrics text form.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.inner.refreshers.lock().retain(|refresh| refresh());
+        let mut out = String::new();
+        // Writing to a string fails only if a metric's own encoding does; what was written until then is still good.
+        let _ = text::encode(&mut out, &self.inner.registry.lock());
+        out
+    }
+
+    /// Calls `refresh` before each rendering, until it returns false.
+    pub(crate) fn on_render(&self, refresh: impl Fn() -> bool + Send + 'static) {
+        self.inner.refreshers.lock().push(Box::new(refresh));
+    }
+
+    pub(crate) fn leading(&self, lease: &str, leading: bool) {
+        let labels = Named { name: lease.to_owned() };
+        self.inner.leader.get_or_create(&labels).set(i64::from(leading));
+    }
+
+    pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
+        let (labels, f) = (Queued { name: name.to_owned(), controller: name.to_owned() }, &self.inner.queue);
+        QueueMetrics {
+            adds: f.adds.get_or_create_owned(&labels),
+            retries: f.retries.get_or_create_owned(&labels),
+            depth: f.depth.get_or_create_owned(&labels),
+            waited: f.waited.get_or_create_owned(&labels),
+            worked: f.worked.get_or_create_owned(&labels),
+            unfinished: f.unfinished.get_or_create_owned(&labels),
+            longest: f.longest.get_or_create_owned(&labels),
+        }
+    }
+
+    pub(crate) fn controller(&self, name: &str) -> ControllerMetrics {
+        let (labels, f) = (Controlled { controller: name.to_owned() }, &self.inner.controller);
+        let result =
+            |result| f.total.get_or_create_owned(&Resulted { controller: labels.controller.clone(), result });
+        ControllerMetrics {
+            success: result("success"),
+            error: result("error"),
+            requeue_after: result("requeue_after"),
+            errors: f.errors.get_or_create_owned(&labels),
+            terminal: f.terminal.get_or_create_owned(&labels),
+            panics: f.panics.get_or_create_owned(&labels),
+            timeouts: f.timeouts.get_or_create_owned(&labels),
+            time: f.time.get_or_create_owned(&labels),
+            max: f.max.get_or_create_owned(&labels),
+            active: f.active.get_or_create_owned(&labels),
+            stale: f.stale.get_or_create_owned(&labels),
+        }
+    }
+}
+
+impl QueueFamilies {
+    fn register(r: &mut Registry) -> Self {
+        let f = Self {
+            adds: Family::default(),
+            retries: Family::default(),
+            depth: Family::default(),
+            waited: Family::new_with_constructor(queue_seconds),
+            worked: Family::new_with_constructor(queue_seconds),
+            unfinished: Family::default(),
+            longest: Family::default(),
+        };
+        r.register("workqueue_adds", "Adds handled by the queue", f.adds.clone());
+        r.register("workqueue_retries", "Retries handled by the queue", f.retries.clone());
+        r.register("workqueue_depth", "Keys that wait in the queue", f.depth.clone());
+        r.register("workqueue_queue_duration_seconds", "Wait before work", f.waited.clone());
+        r.register("workqueue_work_duration_seconds", "Time of work", f.worked.clone());
+        r.register(
+            "workqueue_unfinished_work_seconds",
+            "Age of all work in progress, summed",
+            f.unfinished.clone(),
+        );
+        r.register(
+            "workqueue_longest_running_processor_seconds",
+            "Age of the oldest work in progress",
+            f.longest.clone(),
+        );
+        f
+    }
+}
+
+impl ControllerFamilies {
+    fn register(r: &mut Registry) -> Self {
+        let f = Self {
+            total: Family::default(),
+            errors: Family::default(),
+            terminal: Family::default(),
+            panics: Family::default(),
+            timeouts: Family::default(),
+            time: Family::new_with_constructor(reconcile_seconds),
+            max: Family::default(),
+            active: Family::default(),
+            stale: Family::default(),
+        };
+        r.register("controller_runtime_reconcile", "Reconciles by result", f.total.clone());
+        r.register("controller_runtime_reconcile_errors", "Reconciles that failed", f.errors.clone());
+        r.register(
+            "controller_runtime_terminal_reconcile_errors",
+            "Reconciles that failed for good",
+            f.terminal.clone(),
+        );
+        r.register("controller_runtime_reconcile_panics", "Reconciles that panicked", f.panics.clone());
+        r.register("controller_runtime_reconcile_timeouts", "Reconciles that timed out", f.timeouts.clone());
+        r.register("controller_runtime_reconcile_time_seconds", "Time of a reconcile", f.time.clone());
+        r.register("controller_runtime_max_concurrent_reconciles", "Workers", f.max.clone());
+        r.register("controller_runtime_active_workers", "Workers at work", f.active.clone());
+        r.register("stale_sync_skips", "Syncs not held until the cache had own writes", f.stale.clone());
+        f
+    }
+}

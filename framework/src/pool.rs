@@ -1,0 +1,164 @@
+//! The workers of a controller: one reconcile per worker at a time, one per key ever.
+//!
+//! A panic or a timeout of one reconcile is that key's failure and nobody else's. A key whose reconcile wrote something
+//! is held, without holding a worker, until the caches have what it wrote.
+
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::{task::JoinSet, time::Instant};
+
+use crate::{
+    Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
+    metrics::ControllerMetrics,
+    queue::{Outcome, SharedQueue},
+};
+
+pub(crate) struct Pool<K: Object, R> {
+    pub(crate) name: &'static str,
+    pub(crate) reconcile: Arc<R>,
+    pub(crate) lister: Lister<K>,
+    pub(crate) queue: SharedQueue,
+    pub(crate) client: CachedClient,
+    pub(crate) recorder: Recorder,
+    pub(crate) timeout: Duration,
+    pub(crate) hold: Duration,
+    pub(crate) metrics: ControllerMetrics,
+    /// Keys that wait for their own writes.
+    pub(crate) holds: Mutex<JoinSet<()>>,
+}
+
+/// Why a reconcile did not return.
+enum Cut {
+    TimedOut,
+    Panicked(String),
+}
+
+impl<K: Object, R: Reconcile<K>> Pool<K, R> {
+    pub(crate) async fn work(self: Arc<Self>) {
+        while let Some((key, _)) = self.queue.get().await {
+            self.turn(key).await;
+            // A queue that is never empty would otherwise never let other tasks run.
+            tokio::task::coop::consume_budget().await;
+        }
+    }
+
+    async fn turn(&self, key: Key) {
+        let ticket = Ticket { queue: self.queue.clone(), key: key.clone(), outcome: Outcome::Backoff };
+        let client = self.client.for_request();
+        let request = Request {
+            object: self.lister.get(&key),
+            attempt: self.queue.failures(&key),
+            client: client.clone(),
+            recorder: self.recorder.clone(),
+            key,
+        };
+        let begun = Instant::now();
+        self.metrics.active.inc();
+        let limited = tokio::time::timeout(self.timeout, self.reconcile.reconcile(request));
+        let result = match AssertUnwindSafe(limited).catch_unwind().await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(Cut::TimedOut),
+            Err(panic) => Err(Cut::Panicked(message(&*panic))),
+        };
+        self.metrics.active.dec();
+        self.metrics.time.observe(begun.elapsed().as_secs_f64());
+        let outcome = match result {
+            Ok(Ok(action)) => self.succeeded(action),
+            Ok(Err(error)) => self.failed(&ticket.key, &error),
+            Err(cut) => self.was_cut(&ticket.key, &cut),
+        };
+        if client.has_unseen() {
+            self.hold(ticket, client, outcome);
+        } else {
+            ticket.punch(outcome);
+        }
+    }
+
+    /// Keeps the key out of the queue until the caches have what its reconcile wrote.
+    fn hold(&self, ticket: Ticket, client: CachedClient, outcome: Outcome) {
+        let (limit, stale) = (self.hold, self.metrics.stale.clone());
+        let mut holds = self.holds.lock();
+        while holds.try_join_next().is_some() {}
+        holds.spawn(async move {
+            if !client.seen(limit).await {
+                stale.inc();
+            }
+            ticket.punch(outcome);
+        });
+    }
+
+    fn succeeded(&self, action: Action) -> Outcome {
+        match action {
+            Action::Done => {
+                self.metrics.success.inc();
+                Outcome::Ok
+            }
+            Action::RequeueAfter(after) => {
+                self.metrics.requeue_after.inc();
+                Outcome::RequeueAfter(after)
+            }
+        }
+    }
+
+    fn failed(&self, key: &Key, error: &Error) -> Outcome {
+        if let Error::RetryAfter(after) = error {
+            self.metrics.requeue_after.inc();
+            return Outcome::RequeueAfter(*after);
+        }
+        self.metrics.error.inc();
+        self.metrics.errors.inc();
+        if let Error::Terminal(_) = error {
+            self.metrics.terminal.inc();
+            tracing::error!(controller = self.name, %key, %error, "reconcile failed for good");
+            return Outcome::Drop;
+        }
+        if error.is_conflict() {
+            tracing::debug!(controller = self.name, %key, %error, "reconcile met a newer object");
+        } else {
+            tracing::warn!(controller = self.name, %key, %error, "reconcile failed");
+        }
+        error.retry_after().map_or(Outcome::Backoff, Outcome::RequeueAfter)
+    }
+
+    fn was_cut(&self, key: &Key, cut: &Cut) -> Outcome {
+        self.metrics.error.inc();
+        self.metrics.errors.inc();
+        match cut {
+            Cut::TimedOut => {
+                self.metrics.timeouts.inc();
+                tracing::error!(controller = self.name, %key, limit = ?self.timeout, "reconcile timed out");
+            }
+            Cut::Panicked(message) => {
+                self.metrics.panics.inc();
+                tracing::error!(controller = self.name, %key, message, "reconcile panicked");
+            }
+        }
+        Outcome::Backoff
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Gives a key back to the queue, even when its worker is cancelled.
+struct Ticket {
+    queue: SharedQueue,
+    key: Key,
+    outcome: Outcome,
+}
+
+impl Ticket {
+    fn punch(mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.queue.done(&self.key, self.outcome);
+    }
+}

@@ -1,0 +1,488 @@
+//! The work queue: which key is worked on next, and when.
+//!
+//! A key is in the queue once, however often it is added, and is never handed to two workers at a time: what arrives
+//! while it is worked on runs once more afterwards. Higher priorities go first; within a priority the lanes (namespaces)
+//! take turns, so that a thousand changes in one do not hold up a single change in another.
+//!
+//! A failing key waits longer each time. Events do not burn that back-off (kubernetes#132805): a run that an event
+//! brought forward, and that fails before its wait was over, leaves the wait as it was.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    hash::Hash,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{Key, metrics::QueueMetrics};
+
+/// Which of two keys is worked on first: the one with the higher priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(pub i16);
+
+impl Priority {
+    /// What changed just now.
+    pub const NORMAL: Self = Self(0);
+    /// What an initial list or a replay brings: it can wait for what changed just now.
+    pub const INITIAL: Self = Self(-100);
+}
+
+/// How a key is added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Add {
+    /// Not before this much time has passed.
+    pub after: Duration,
+    /// Its place among the others.
+    pub priority: Priority,
+}
+
+/// How work on a key ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Well: failures are forgotten.
+    Ok,
+    /// Well, and due again.
+    RequeueAfter(Duration),
+    /// Badly: due again after a wait that grows with each failure.
+    Backoff,
+    /// Badly, and no retry would help: wait for a change.
+    Drop,
+}
+
+/// Something that is queued.
+pub trait Item: Clone + Eq + Hash + Send + 'static {
+    /// Items of the same lane are served in order; lanes take turns.
+    fn lane(&self) -> &str {
+        ""
+    }
+}
+
+impl Item for Key {
+    fn lane(&self) -> &str {
+        self.namespace().unwrap_or_default()
+    }
+}
+
+/// A queue that a worker pool can take work from.
+pub trait Queue<T>: Send + Sync + 'static {
+    /// Adds an item, or brings forward the one that is there.
+    fn add(&self, item: T, add: Add);
+    /// Waits for work; `None` when the queue is shut down.
+    fn get(&self) -> BoxFuture<'_, Option<(T, Priority)>>;
+    /// Ends the work that [`Queue::get`] handed out.
+    fn done(&self, item: &T, outcome: Outcome);
+    /// How often the item has failed since it last succeeded.
+    fn failures(&self, item: &T) -> u32;
+    /// How many items wait for a worker, not counting those that wait for their time.
+    fn depth(&self) -> usize;
+    /// Wakes all workers and lets them end.
+    fn shut_down(&self);
+    /// Opens a queue that was shut down.
+    fn reopen(&self);
+}
+
+/// How long a failing item waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub base: Duration,
+    /// At most.
+    pub max: Duration,
+    /// Whether an event has to wait, too. Otherwise a change is worked on at once, failing key or not.
+    pub gate_events: bool,
+}
+
+impl Default for Backoff {
+    /// As client-go: 5 ms, doubled up to 1000 s.
+    fn default() -> Self {
+        Self { base: Duration::from_millis(5), max: Duration::from_secs(1000), gate_events: false }
+    }
+}
+
+impl Backoff {
+    fn delay(&self, failures: u32) -> Duration {
+        self.base.saturating_mul(1_u32 << failures.saturating_sub(1).min(30)).min(self.max)
+    }
+}
+
+/// The default queue: first in, first out within priority and lane, lanes in turn.
+pub struct Fair<T> {
+    state: Mutex<State<T>>,
+    backoff: Backoff,
+    wake: Notify,
+    metrics: Option<QueueMetrics>,
+}
+
+struct State<T> {
+    slots: HashMap<T, Slot>,
+    ready: BTreeMap<std::cmp::Reverse<Priority>, Lanes<T>>,
+    depth: usize,
+    timers: BTreeMap<(Instant, u64), T>,
+    sequence: u64,
+    /// Until when one worker sleeps for the first timer; the others sleep until they are woken.
+    timekeeper: Option<Instant>,
+    closed: bool,
+}
+
+struct Lanes<T> {
+    turn: VecDeque<String>,
+    lanes: HashMap<String, VecDeque<T>>,
+}
+
+impl<T: Item> Lanes<T> {
+    fn push(&mut self, item: T) {
+        if let Some(lane) = self.lanes.get_mut(item.lane()) {
+            lane.push_back(item);
+            return;
+        }
+        let name = item.lane().to_owned();
+        self.turn.push_back(name.clone());
+        self.lanes.insert(name, VecDeque::from([item]));
+    }
+
+    /// The next item of the lane whose turn it is.
+    fn pop(&mut self) -> Option<T> {
+        let name = self.turn.pop_front()?;
+        let lane = self.lanes.get_mut(&name)?;
+        let item = lane.pop_front();
+        if lane.is_empty() {
+            self.lanes.remove(&name);
+        } else {
+            self.turn.push_back(name);
+        }
+        item
+    }
+}
+
+impl<T> Default for Lanes<T> {
+    fn default() -> Self {
+        Self { turn: VecDeque::new(), lanes: HashMap::new() }
+    }
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Waits in `ready` with this priority, since then.
+    ready: Option<(Priority, Instant)>,
+    /// Handed to a worker, since then.
+    working: Option<Instant>,
+    /// Added while it was worked on.
+    again: Option<Priority>,
+    /// Waits in `timers`.
+    timer: Option<(Instant, u64)>,
+    timer_priority: Priority,
+    failures: u32,
+    /// The end of the wait after the last failure.
+    retry_at: Option<Instant>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            ready: None,
+            working: None,
+            again: None,
+            timer: None,
+            timer_priority: Priority::NORMAL,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ready.is_none()
+            && self.working.is_none()
+            && self.timer.is_none()
+            && self.again.is_none()
+            && self.failures == 0
+    }
+}
+
+impl<T: Item> Fair<T> {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(backoff: Backoff) -> Self {
+        Self::measured(backoff, None)
+    }
+
+    pub(crate) fn measured(backoff: Backoff, metrics: Option<QueueMetrics>) -> Self {
+        let state = State {
+            slots: HashMap::new(),
+            ready: BTreeMap::new(),
+            depth: 0,
+            timers: BTreeMap::new(),
+            sequence: 0,
+            timekeeper: None,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), backoff, wake: Notify::new(), metrics }
+    }
+
+    /// Sets the gauges that say how old the work in progress is; false when the queue is gone.
+    pub(crate) fn observe(queue: &Weak<Self>) -> bool {
+        let Some(queue) = queue.upgrade() else { return false };
+        let Some(metrics) = &queue.metrics else { return true };
+        let state = queue.state.lock();
+        let ages = state.slots.values().filter_map(|s| s.working).map(|t| t.elapsed().as_secs_f64());
+        let (sum, longest) = ages.fold((0.0, 0.0_f64), |(sum, max), age| (sum + age, max.max(age)));
+        metrics.unfinished.set(sum);
+        metrics.longest.set(longest);
+        true
+    }
+
+    async fn next(&self) -> Option<(T, Priority)> {
+        loop {
+            let woken = self.wake.notified();
+            let nap = {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return None;
+                }
+                let now = Instant::now();
+                state.promote(now);
+                if let Some((item, priority, since)) = state.pop(now) {
+                    self.handed_out(&state, now - since);
+                    return Some((item, priority));
+                }
+                state.keep_time().map(|until| Timekeeper { queue: self, until })
+            };
+            match nap {
+                Some(nap) => {
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep_until(nap.until) => {}
+                    }
+                    nap.resume();
+                }
+                None => woken.await,
+            }
+        }
+    }
+
+    fn handed_out(&self, state: &State<T>, waited: Duration) {
+        if let Some(metrics) = &self.metrics {
+            metrics.waited.observe(waited.as_secs_f64());
+            metrics.depth.set(i64::try_from(state.depth).unwrap_or(i64::MAX));
+        }
+        if state.depth > 0 || (state.timekeeper.is_none() && !state.timers.is_empty()) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn changed(&self, state: &State<T>) {
+        if let Some(metrics) = &self.metrics {
+            metrics.depth.set(i64::try_from(state.depth).unwrap_or(i64::MAX));
+        }
+        self.wake.notify_one();
+    }
+}
+
+/// The worker that sleeps until the first timer. Hands the office over when it is cancelled.
+struct Timekeeper<'a, T: Item> {
+    queue: &'a Fair<T>,
+    until: Instant,
+}
+
+impl<T: Item> Timekeeper<'_, T> {
+    /// Gives up the office without waking another: the worker is awake and looks for itself.
+    fn resume(self) {
+        let mut state = self.queue.state.lock();
+        if state.timekeeper == Some(self.until) {
+            state.timekeeper = None;
+        }
+        drop(state);
+        std::mem::forget(self);
+    }
+}
+
+impl<T: Item> Drop for Timekeeper<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        if state.timekeeper == Some(self.until) {
+            state.timekeeper = None;
+            self.queue.wake.notify_one();
+        }
+    }
+}
+
+impl<T: Item> Queue<T> for Fair<T> {
+    fn add(&self, item: T, add: Add) {
+        let mut state = self.state.lock();
+        if let Some(metrics) = &self.metrics {
+            metrics.adds.inc();
+        }
+        let now = Instant::now();
+        let gated = self.backoff.gate_events.then(|| state.slots.get(&item)?.retry_at).flatten();
+        let due = gated.map_or(now + add.after, |retry_at| retry_at.max(now + add.after));
+        if due > now {
+            state.add_later(item, due, add.priority);
+        } else {
+            state.add_now(item, add.priority, now);
+        }
+        self.changed(&state);
+    }
+
+    fn get(&self) -> BoxFuture<'_, Option<(T, Priority)>> {
+        Box::pin(self.next())
+    }
+
+    fn done(&self, item: &T, outcome: Outcome) {
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let Some(slot) = state.slots.get_mut(item) else { return };
+        let Some(since) = slot.working.take() else { return };
+        let again = slot.again.take();
+        let mut due = None;
+        match outcome {
+            Outcome::Ok | Outcome::Drop => slot.forgive(),
+            Outcome::RequeueAfter(after) => {
+                slot.forgive();
+                due = Some(now + after);
+            }
+            Outcome::Backoff => due = Some(slot.fail(&self.backoff, now)),
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.worked.observe((now - since).as_secs_f64());
+            if outcome == Outcome::Backoff {
+                metrics.retries.inc();
+            }
+        }
+        if let Some(due) = due {
+            state.add_later(item.clone(), due, Priority::NORMAL);
+        }
+        if let Some(priority) = again
+            && !(self.backoff.gate_events && outcome == Outcome::Backoff)
+        {
+            state.add_now(item.clone(), priority, now);
+        }
+        if state.slots.get(item).is_some_and(Slot::is_idle) {
+            state.slots.remove(item);
+        }
+        self.changed(&state);
+    }
+
+    fn failures(&self, item: &T) -> u32 {
+        self.state.lock().slots.get(item).map_or(0, |slot| slot.failures)
+    }
+
+    fn depth(&self) -> usize {
+        self.state.lock().depth
+    }
+
+    fn shut_down(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_waiters();
+    }
+
+    fn reopen(&self) {
+        self.state.lock().closed = false;
+    }
+}
+
+impl Slot {
+    fn forgive(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+    }
+
+    /// Counts a failure, unless the run came before its time, and says when the next run is due.
+    fn fail(&mut self, backoff: &Backoff, now: Instant) -> Instant {
+        if let Some(retry_at) = self.retry_at.filter(|at| *at > now) {
+            return retry_at;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let due = now + backoff.delay(self.failures);
+        self.retry_at = Some(due);
+        due
+    }
+}
+
+impl<T: Item> State<T> {
+    fn add_now(&mut self, item: T, priority: Priority, now: Instant) {
+        let slot = self.slots.entry(item.clone()).or_insert_with(Slot::new);
+        if slot.working.is_some() {
+            slot.again = slot.again.max(Some(priority));
+            return;
+        }
+        let since = match slot.ready {
+            None => {
+                self.depth += 1;
+                now
+            }
+            Some((was, since)) if priority > was => since,
+            Some(_) => return,
+        };
+        slot.ready = Some((priority, since));
+        self.ready.entry(std::cmp::Reverse(priority)).or_default().push(item);
+    }
+
+    fn add_later(&mut self, item: T, due: Instant, priority: Priority) {
+        self.sequence += 1;
+        let at = (due, self.sequence);
+        let slot = self.slots.entry(item.clone()).or_insert_with(Slot::new);
+        if slot.timer.is_some_and(|(earlier, _)| earlier <= due) {
+            slot.timer_priority = slot.timer_priority.max(priority);
+            return;
+        }
+        let replaced = slot.timer.replace(at);
+        slot.timer_priority = if replaced.is_some() { slot.timer_priority.max(priority) } else { priority };
+        replaced.map(|was| self.timers.remove(&was));
+        self.timers.insert(at, item);
+    }
+
+    /// Makes ready what is due.
+    fn promote(&mut self, now: Instant) {
+        while let Some(first) = self.timers.first_entry() {
+            if first.key().0 > now {
+                return;
+            }
+            let item = first.remove();
+            let priority = match self.slots.get_mut(&item) {
+                Some(slot) => {
+                    slot.timer = None;
+                    slot.timer_priority
+                }
+                None => continue,
+            };
+            self.add_now(item, priority, now);
+        }
+    }
+
+    fn pop(&mut self, now: Instant) -> Option<(T, Priority, Instant)> {
+        loop {
+            let mut first = self.ready.first_entry()?;
+            let priority = first.key().0;
+            let item = first.get_mut().pop();
+            if first.get().turn.is_empty() {
+                first.remove();
+            }
+            let Some(slot) = item.as_ref().and_then(|item| self.slots.get_mut(item)) else { continue };
+            // An item whose priority was raised left its old place behind.
+            if let (Some(item), Some((at, since))) = (item, slot.ready)
+                && at == priority
+            {
+                slot.ready = None;
+                slot.working = Some(now);
+                self.depth -= 1;
+                return Some((item, priority, since));
+            }
+        }
+    }
+
+    /// Makes the caller the timekeeper, if there is a timer that nobody sleeps for.
+    fn keep_time(&mut self) -> Option<Instant> {
+        let until = self.timers.first_key_value()?.0.0;
+        if self.timekeeper.is_some_and(|kept| kept <= until) {
+            return None;
+        }
+        self.timekeeper = Some(until);
+        Some(until)
+    }
+}
+
+/// A queue shared by those who add and those who work.
+pub(crate) type SharedQueue = Arc<dyn Queue<Key>>;

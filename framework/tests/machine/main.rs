@@ -1,0 +1,7 @@
+//! The framework against a scripted API server, under virtual time.
+
+mod controllers;
+mod fake;
+mod informers;
+mod leases;
+mod regressions;

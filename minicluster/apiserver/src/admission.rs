@@ -1,0 +1,59 @@
+//! Admission: what the cluster adds to an object, or refuses, beyond what its kind allows.
+//!
+//! The plugins run in upstream's order: first those that change the object, then, on the final object, those that only
+//! judge. Source: `pkg/kubeapiserver/options/plugins.go`.
+
+mod namespace;
+mod node;
+mod pod;
+mod service_account;
+
+use serde_json::Value;
+
+use crate::{context::Context, status::ApiResult};
+
+/// What happens to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It begins.
+    Create,
+    /// It changes.
+    Update,
+    /// It ends.
+    Delete,
+}
+
+/// Lets the plugins change an object.
+///
+/// # Errors
+/// 403, 404 or 422 when a plugin refuses.
+pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+    if op == Operation::Create {
+        namespace::exists_and_lives(cx)?;
+    }
+    if is_pod(cx) && op == Operation::Create && cx.info.subresource.is_empty() {
+        service_account::assign(cx, obj)?;
+        pod::priority(cx, obj)?;
+        pod::default_tolerations(obj);
+    }
+    if cx.resource.group.is_empty() && cx.resource.plural == "nodes" && op == Operation::Create {
+        node::taint_not_ready(obj);
+    }
+    let _ = old;
+    Ok(())
+}
+
+/// Lets the plugins judge the final object; a deletion shows only the old one.
+///
+/// # Errors
+/// 403 when a plugin refuses.
+pub async fn validate(cx: &Context, op: Operation, obj: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+    if op == Operation::Delete {
+        namespace::may_be_deleted(cx)?;
+    }
+    node::restrict(cx, op, obj, old)
+}
+
+fn is_pod(cx: &Context) -> bool {
+    cx.resource.group.is_empty() && cx.resource.plural == "pods"
+}

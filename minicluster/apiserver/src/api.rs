@@ -1,0 +1,158 @@
+//! The server's shared state: the store, the table of kinds and what the stages of the pipeline remember.
+
+use std::{sync::Arc, time::Duration};
+
+use ipnet::Ipv4Net;
+use minicluster_store::{LeaseId, Store};
+use parking_lot::Mutex;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    authz::Rbac,
+    crds::Definitions,
+    discovery::Discovery,
+    kinds,
+    metrics::Metrics,
+    nodes::NodeClient,
+    openapi::Documents,
+    registry::{Registry, Resource},
+    services::Services,
+    status::ApiResult,
+    token::Tokens,
+};
+
+/// How long events live, as upstream's `--event-ttl`.
+const EVENT_TTL_SECONDS: u64 = 3600;
+
+/// Events written within this time share a lease.
+const EVENT_LEASE_SHARED: Duration = Duration::from_secs(60);
+
+/// What a server is told at its start.
+pub struct Config {
+    /// Service cluster IPs come from here.
+    pub service_cidr: Ipv4Net,
+    /// Node ports come from here, both ends included.
+    pub node_ports: (u16, u16),
+    /// The `iss` of service account tokens.
+    pub issuer: String,
+    /// The key that signs service account tokens: PKCS#8, ECDSA P-256.
+    pub token_key_pkcs8: Vec<u8>,
+    /// The CA that clients may verify the server with; published to pods.
+    pub ca_pem: String,
+    /// Shown in `/version`.
+    pub git_version: String,
+    /// How the server reaches kubelets; `None` in tests without nodes.
+    pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// The first of all random numbers.
+    pub seed: u64,
+}
+
+/// One API server.
+pub struct Api {
+    /// Where everything is.
+    pub store: Store,
+    /// The table of kinds.
+    pub registry: Registry,
+    /// What it was told.
+    pub config: Config,
+    /// True when the server is going down: watches end, `/readyz` fails.
+    pub draining: watch::Receiver<bool>,
+    /// Cluster IPs and node ports.
+    pub services: Services,
+    /// Roles and bindings.
+    pub rbac: Rbac,
+    /// Service account tokens.
+    pub tokens: Tokens,
+    /// Custom resource definitions.
+    pub definitions: Definitions,
+    /// Discovery documents.
+    pub discovery: Discovery,
+    /// OpenAPI documents.
+    pub documents: Mutex<Documents>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The way to the kubelets.
+    pub nodes: NodeClient,
+    drain: watch::Sender<bool>,
+    random: Mutex<fastrand::Rng>,
+    event_lease: tokio::sync::Mutex<Option<(LeaseId, Instant)>>,
+}
+
+/// A server could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The token key is unusable.
+    #[error("service account signing key: {0}")]
+    TokenKey(String),
+}
+
+impl Api {
+    /// A server over a store; nothing is written yet (see [`crate::bootstrap`]).
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(store: Store, config: Config) -> Result<Arc<Self>, SetupError> {
+        let (drain, draining) = watch::channel(false);
+        let random = Mutex::new(fastrand::Rng::with_seed(config.seed));
+        let api = Self {
+            registry: Registry::new(kinds::table()),
+            services: Services::new(&store, config.service_cidr, config.node_ports),
+            rbac: Rbac::new(&store),
+            tokens: Tokens::new(&config.token_key_pkcs8, &config.issuer)?,
+            definitions: Definitions::new(&store),
+            discovery: Discovery::default(),
+            documents: Mutex::default(),
+            metrics: Metrics::default(),
+            nodes: NodeClient::new(config.kubelet_tls.clone()),
+            store,
+            config,
+            draining,
+            drain,
+            random,
+            event_lease: tokio::sync::Mutex::default(),
+        };
+        Ok(Arc::new(api))
+    }
+
+    /// Ends all watches and turns `/readyz` red.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// A number below `bound` from the seeded source.
+    pub fn random(&self, bound: u64) -> u64 {
+        self.random.lock().u64(0..bound.max(1))
+    }
+
+    /// Five characters for a generated name, from upstream's alphabet without vowels and look-alikes.
+    pub fn random_suffix(&self) -> String {
+        const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        let mut random = self.random.lock();
+        (0..5).map(|_| char::from(ALPHABET[random.usize(0..ALPHABET.len())])).collect()
+    }
+
+    /// A fresh uid.
+    pub fn new_uid(&self) -> String {
+        let bits: u128 = self.random.lock().u128(..);
+        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+    }
+
+    /// The lease that a new object of this kind lives on: events end after an hour.
+    ///
+    /// # Errors
+    /// 500 when the store fails.
+    pub async fn lease_for(&self, resource: &Resource) -> ApiResult<Option<LeaseId>> {
+        if resource.prefix != "/registry/events/" {
+            return Ok(None);
+        }
+        let mut shared = self.event_lease.lock().await;
+        if let Some((id, since)) = *shared
+            && since.elapsed() < EVENT_LEASE_SHARED
+        {
+            return Ok(Some(id));
+        }
+        let id = self.store.grant(EVENT_TTL_SECONDS + EVENT_LEASE_SHARED.as_secs()).await?;
+        *shared = Some((id, Instant::now()));
+        Ok(Some(id))
+    }
+}

@@ -1,0 +1,147 @@
+//! What is there before anybody asks: namespaces, roles, priority classes and the `kubernetes` Service.
+//!
+//! Everything goes through the front door, as the server's own identity; what exists already is left alone, except
+//! that bootstrap roles get their rules back. Source: `pkg/controlplane` and `pkg/registry/rbac/rest`.
+
+mod rbac;
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::{
+    api::Api,
+    authn::Identity,
+    context::Context,
+    object,
+    request::{Query, RequestInfo},
+    status::ApiResult,
+    strategy::Part,
+    write::{self, Change},
+};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Makes a fresh cluster usable and an old one complete.
+///
+/// # Errors
+/// When the store fails.
+pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<()> {
+    for name in NAMESPACES {
+        let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
+        ensure(api, "", "v1", "namespaces", namespace).await?;
+    }
+    for (plural, object) in rbac::objects() {
+        replace(api, "rbac.authorization.k8s.io", "v1", plural, object).await?;
+    }
+    for (name, value, description) in [
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ] {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": name },
+            "value": value, "description": description,
+        });
+        ensure(api, "scheduling.k8s.io", "v1", "priorityclasses", class).await?;
+    }
+    let cidr = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": { "name": "kubernetes" },
+        "spec": { "cidrs": [api.config.service_cidr.to_string()] },
+    });
+    ensure(api, "networking.k8s.io", "v1", "servicecidrs", cidr).await?;
+    let authentication = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+        "data": { "client-ca-file": api.config.ca_pem },
+    });
+    ensure(api, "", "v1", "configmaps", authentication).await?;
+    if let Some((address, port)) = advertise {
+        kubernetes_service(api, address, port).await?;
+    }
+    Ok(())
+}
+
+/// The Service by which pods find the API server, with itself as the endpoint.
+async fn kubernetes_service(api: &Arc<Api>, address: IpAddr, port: u16) -> ApiResult<()> {
+    let labels = json!({ "component": "apiserver", "provider": "kubernetes" });
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "kubernetes", "namespace": "default", "labels": labels },
+        "spec": {
+            "clusterIP": api.services.first_ip().to_string(), "type": "ClusterIP", "sessionAffinity": "None",
+            "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": port }],
+        },
+    });
+    ensure(api, "", "v1", "services", service).await?;
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
+        },
+        "subsets": [{
+            "addresses": [{ "ip": address.to_string() }],
+            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+        }],
+    });
+    replace(api, "", "v1", "endpoints", endpoints).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [address.to_string()], "conditions": { "ready": true } }],
+        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
+    });
+    replace(api, "discovery.k8s.io", "v1", "endpointslices", slice).await
+}
+
+/// A context in which the server itself acts on one object.
+pub fn own_context(api: &Arc<Api>, verb: &'static str, group: &str, version: &str, plural: &str, obj: &Value) -> Context {
+    let info = RequestInfo {
+        is_resource: true,
+        verb,
+        group: group.to_owned(),
+        version: version.to_owned(),
+        namespace: object::namespace(obj).to_owned(),
+        resource: plural.to_owned(),
+        name: object::name(obj).to_owned(),
+        ..RequestInfo::default()
+    };
+    Context {
+        resource: api.registry.builtin(group, version, plural),
+        api: Arc::clone(api),
+        info,
+        query: Query::parse("fieldManager=kube-apiserver"),
+        headers: HeaderMap::new(),
+        user: Identity::system(),
+        warnings: Mutex::default(),
+    }
+}
+
+async fn ensure(api: &Arc<Api>, group: &str, version: &str, plural: &str, obj: Value) -> ApiResult<()> {
+    let cx = own_context(api, "create", group, version, plural, &obj);
+    match write::create(&cx, obj, true).await {
+        Err(error) if error.reason != "AlreadyExists" => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// As [`ensure`], but an object that is there gets the wanted content.
+async fn replace(api: &Arc<Api>, group: &str, version: &str, plural: &str, obj: Value) -> ApiResult<()> {
+    let cx = own_context(api, "patch", group, version, plural, &obj);
+    let change = |old: &Value| {
+        let mut new = old.clone();
+        for (key, value) in obj.as_object().into_iter().flatten().filter(|(k, _)| *k != "metadata") {
+            object::set(&mut new, &[key], value.clone());
+        }
+        Ok(Change::of(new))
+    };
+    match write::modify(&cx, Part::Main, change).await {
+        Err(error) if error.reason == "NotFound" => ensure(api, group, version, plural, obj).await,
+        other => other.map(drop),
+    }
+}

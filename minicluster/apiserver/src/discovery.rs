@@ -1,0 +1,226 @@
+//! Discovery: which groups, versions and resources are served, in the old form and the aggregated one.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
+use ring::digest;
+use serde_json::{Value, json};
+
+use crate::{
+    api::Api,
+    body::{self, Body},
+    read::line,
+    registry::{Resource, Table},
+    status::{ApiError, ApiResult},
+};
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// The aggregated documents, kept until the table of kinds changes.
+#[derive(Default)]
+pub struct Discovery {
+    cached: Mutex<Option<(Arc<Table>, [Arc<Document>; 2])>>,
+}
+
+struct Document {
+    bytes: Vec<u8>,
+    etag: HeaderValue,
+}
+
+impl Document {
+    fn new(value: &Value) -> Arc<Self> {
+        let bytes = line(value);
+        let hash = digest::digest(&digest::SHA256, &bytes);
+        let hex: String = hash.as_ref().iter().map(|b| format!("{b:02X}")).collect();
+        let etag = HeaderValue::from_str(&format!("\"{hex}\"")).expect("hex is a header");
+        Arc::new(Self { bytes, etag })
+    }
+}
+
+/// Answers a discovery path, or nothing when the path is none.
+///
+/// # Errors
+/// 404 for groups and versions that are not served.
+pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Response<Body>>> {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+    let table = api.registry.table();
+    Some(match parts.as_slice() {
+        ["api"] if wants_aggregated(headers) => Ok(aggregated(api, &table, true, headers)),
+        ["apis"] if wants_aggregated(headers) => Ok(aggregated(api, &table, false, headers)),
+        ["api"] => Ok(json_ok(&json!({
+            "kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{ "clientCIDR": "0.0.0.0/0", "serverAddress": "" }],
+        }))),
+        ["apis"] => Ok(json_ok(&json!({
+            "kind": "APIGroupList", "apiVersion": "v1",
+            "groups": named_groups(&table).map(|(g, v)| group(g, v)).collect::<Vec<_>>(),
+        }))),
+        ["apis", name] => Ok(match named_groups(&table).find(|(g, _)| g == name) {
+            Some((g, v)) => {
+                let mut group = group(g, v);
+                group["kind"] = "APIGroup".into();
+                group["apiVersion"] = "v1".into();
+                json_ok(&group)
+            }
+            None => return Some(Err(ApiError::no_such_resource())),
+        }),
+        ["api", version] => resources(&table, "", version),
+        ["apis", group, version] => resources(&table, group, version),
+        _ => return None,
+    })
+}
+
+fn json_ok(value: &Value) -> Response<Body> {
+    body::json(StatusCode::OK, line(value))
+}
+
+fn named_groups(table: &Table) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    table
+        .groups()
+        .iter()
+        .filter(|(g, _)| !g.is_empty())
+        .map(|(g, v)| (g.as_ref(), v.iter().map(AsRef::as_ref).collect()))
+}
+
+fn group(name: &str, versions: Vec<&str>) -> Value {
+    let entry = |v: &&str| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
+    json!({
+        "name": name,
+        "versions": versions.iter().map(entry).collect::<Vec<_>>(),
+        "preferredVersion": versions.first().map(entry),
+    })
+}
+
+fn resources(table: &Table, group: &str, version: &str) -> ApiResult<Response<Body>> {
+    let mut list = Vec::new();
+    for resource in table.of_version(group, version) {
+        list.push(main_entry(resource));
+        list.extend(resource.subresources.iter().map(|sub| {
+            let mut entry = json!({
+                "name": format!("{}/{}", resource.plural, sub.name), "singularName": "",
+                "namespaced": resource.namespaced, "kind": sub.kind, "verbs": sub.verbs.names(),
+            });
+            if let Some((group, version)) = sub.group_version
+                && !(group.is_empty() && resource.group.is_empty())
+            {
+                entry["group"] = group.into();
+                entry["version"] = version.into();
+            }
+            entry
+        }));
+    }
+    if list.is_empty() {
+        return Err(ApiError::no_such_resource());
+    }
+    list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Ok(json_ok(&json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list,
+    })))
+}
+
+fn main_entry(resource: &Resource) -> Value {
+    let mut entry = json!({
+        "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
+        "kind": resource.kind, "verbs": resource.verbs.names(),
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    if resource.verbs.has("list") {
+        let hash = digest::digest(&digest::SHA256, resource.prefix.as_bytes());
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &hash.as_ref()[..8]);
+        entry["storageVersionHash"] = text.into();
+    }
+    entry
+}
+
+fn wants_aggregated(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|clause| {
+        let has = |param: &str| clause.split(';').any(|p| p.trim() == param);
+        has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
+    })
+}
+
+fn aggregated(api: &Api, table: &Arc<Table>, core: bool, headers: &HeaderMap) -> Response<Body> {
+    let mut cached = api.discovery.cached.lock();
+    if !cached.as_ref().is_some_and(|(t, _)| Arc::ptr_eq(t, table)) {
+        let documents = [true, false].map(|core| Document::new(&aggregated_list(table, core)));
+        *cached = Some((Arc::clone(table), documents));
+    }
+    let (_, [core_document, named_document]) = cached.as_ref().expect("just made");
+    let document = if core { core_document } else { named_document };
+    let mut response = if headers.get(header::IF_NONE_MATCH) == Some(&document.etag) {
+        let mut unchanged = Response::new(body::empty());
+        *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
+        unchanged
+    } else {
+        body::json(StatusCode::OK, document.bytes.clone())
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    headers.insert(header::ETAG, document.etag.clone());
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn aggregated_list(table: &Table, core: bool) -> Value {
+    let items: Vec<Value> = table
+        .groups()
+        .iter()
+        .filter(|(g, _)| g.is_empty() == core)
+        .map(|(g, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|v| {
+                    let resources: Vec<Value> = table.of_version(g, v).map(|r| aggregated_resource(r)).collect();
+                    json!({ "version": v, "freshness": "Current", "resources": resources })
+                })
+                .collect();
+            let mut metadata = json!({ "creationTimestamp": null });
+            if !g.is_empty() {
+                metadata["name"] = g.as_ref().into();
+            }
+            json!({ "metadata": metadata, "versions": versions })
+        })
+        .collect();
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })
+}
+
+fn aggregated_resource(resource: &Resource) -> Value {
+    let response_kind = |group: &str, version: &str, kind: &str| {
+        json!({ "group": group, "version": version, "kind": kind })
+    };
+    let subresources: Vec<Value> = resource
+        .subresources
+        .iter()
+        .map(|sub| {
+            let (group, version) = sub.group_version.unwrap_or((&resource.group, &resource.version));
+            json!({
+                "subresource": sub.name, "responseKind": response_kind(group, version, &sub.kind),
+                "verbs": sub.verbs.names(),
+            })
+        })
+        .collect();
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": response_kind(&resource.group, &resource.version, &resource.kind),
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": resource.verbs.names(),
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    if !subresources.is_empty() {
+        entry["subresources"] = subresources.into();
+    }
+    entry
+}

@@ -1,0 +1,301 @@
+//! The built-in kinds of Kubernetes v1.36: every GA group and version, one line a kind.
+//!
+//! Source: upstream's published API discovery and `pkg/registry/*/storage_*.go` for storage keys.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::{
+    events,
+    registry::{Convert, Resource, Subresource, Table, Text, Verbs},
+    strategy::{Plain, Strategy},
+};
+
+/// A row being written.
+struct Row(Resource);
+
+fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: &'static str) -> Row {
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Row(Resource {
+        group: group.into(),
+        version: version.into(),
+        plural: plural.into(),
+        singular: kind.to_lowercase().into(),
+        kind: kind.into(),
+        list_kind: format!("{kind}List").into(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced: true,
+        verbs: Verbs::ALL,
+        subresources: Vec::new(),
+        prefix: format!("/registry/{plural}/"),
+        storage_version: api_version,
+        convert: None,
+        generation: false,
+        strategy: Arc::new(Plain),
+        custom: None,
+        schema: OnceLock::new(),
+    })
+}
+
+impl Row {
+    fn short(mut self, names: &[&'static str]) -> Self {
+        self.0.short_names = names.iter().map(|n| Text::Borrowed(n)).collect();
+        self
+    }
+
+    fn all(mut self) -> Self {
+        self.0.categories = vec!["all".into()];
+        self
+    }
+
+    fn category(mut self, name: &'static str) -> Self {
+        self.0.categories = vec![name.into()];
+        self
+    }
+
+    fn cluster(mut self) -> Self {
+        self.0.namespaced = false;
+        self
+    }
+
+    fn verbs(mut self, verbs: Verbs) -> Self {
+        self.0.verbs = verbs;
+        self
+    }
+
+    fn generation(mut self) -> Self {
+        self.0.generation = true;
+        self
+    }
+
+    fn stored_at(mut self, prefix: &'static str) -> Self {
+        self.0.prefix = format!("/registry/{prefix}/");
+        self
+    }
+
+    fn stored_as(mut self, api_version: &'static str, convert: Convert) -> Self {
+        self.0.storage_version = api_version.to_owned();
+        self.0.convert = Some(convert);
+        self
+    }
+
+    fn converts(mut self, convert: Convert) -> Self {
+        self.0.convert = Some(convert);
+        self
+    }
+
+    fn sub(mut self, name: &'static str, verbs: Verbs) -> Self {
+        let kind = self.0.kind.clone();
+        self.0.subresources.push(Subresource { name, kind, group_version: None, verbs });
+        self
+    }
+
+    fn sub_kind(
+        mut self,
+        name: &'static str,
+        verbs: Verbs,
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+    ) -> Self {
+        let group_version = Some((group, version));
+        self.0.subresources.push(Subresource { name, kind: kind.into(), group_version, verbs });
+        self
+    }
+
+    fn status(self) -> Self {
+        self.sub("status", Verbs::GET_PATCH_UPDATE)
+    }
+
+    fn scale(self) -> Self {
+        self.sub_kind("scale", Verbs::GET_PATCH_UPDATE, "autoscaling", "v1", "Scale")
+    }
+
+    fn by(mut self, strategy: impl Strategy) -> Self {
+        self.0.strategy = Arc::new(strategy);
+        self
+    }
+}
+
+/// The table of built-in kinds.
+pub fn table() -> Table {
+    let rows = [core(), workloads(), networking(), storage(), policy_and_access(), extension(), other()];
+    Table::new(rows.into_iter().flatten().map(|Row(resource)| Arc::new(resource)))
+}
+
+fn core() -> Vec<Row> {
+    let v1 = |k, p| kind("", "v1", k, p);
+    vec![
+        v1("Binding", "bindings").verbs(Verbs::CREATE),
+        v1("ConfigMap", "configmaps").short(&["cm"]),
+        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints"),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()),
+        v1("LimitRange", "limitranges").short(&["limits"]),
+        v1("Namespace", "namespaces")
+            .short(&["ns"])
+            .cluster()
+            .verbs(Verbs::NO_COLLECTION)
+            .status()
+            .sub("finalize", Verbs::UPDATE),
+        v1("Node", "nodes").short(&["no"]).cluster().stored_at("minions").status().sub_kind(
+            "proxy",
+            Verbs::PROXY,
+            "",
+            "v1",
+            "NodeProxyOptions",
+        ),
+        v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status(),
+        v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
+        v1("Pod", "pods")
+            .short(&["po"])
+            .all()
+            .generation()
+            .status()
+            .sub("ephemeralcontainers", Verbs::GET_PATCH_UPDATE)
+            .sub("resize", Verbs::GET_PATCH_UPDATE)
+            .sub_kind("attach", Verbs::CONNECT, "", "v1", "PodAttachOptions")
+            .sub_kind("binding", Verbs::CREATE, "", "v1", "Binding")
+            .sub_kind("eviction", Verbs::CREATE, "policy", "v1", "Eviction")
+            .sub_kind("exec", Verbs::CONNECT, "", "v1", "PodExecOptions")
+            .sub("log", Verbs::GET)
+            .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions"),
+        v1("PodTemplate", "podtemplates").generation(),
+        v1("ReplicationController", "replicationcontrollers")
+            .short(&["rc"])
+            .all()
+            .generation()
+            .stored_at("controllers")
+            .status()
+            .scale(),
+        v1("ResourceQuota", "resourcequotas").short(&["quota"]).status(),
+        v1("Secret", "secrets"),
+        v1("Service", "services").short(&["svc"]).all().stored_at("services/specs").status().sub_kind(
+            "proxy",
+            Verbs::PROXY,
+            "",
+            "v1",
+            "ServiceProxyOptions",
+        ),
+        v1("ServiceAccount", "serviceaccounts").short(&["sa"]).sub_kind(
+            "token",
+            Verbs::CREATE,
+            "authentication.k8s.io",
+            "v1",
+            "TokenRequest",
+        ),
+    ]
+}
+
+fn workloads() -> Vec<Row> {
+    let apps = |k, p| kind("apps", "v1", k, p);
+    let batch = |k, p| kind("batch", "v1", k, p);
+    vec![
+        apps("ControllerRevision", "controllerrevisions"),
+        apps("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status(),
+        apps("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale(),
+        apps("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale(),
+        apps("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale(),
+        batch("CronJob", "cronjobs").short(&["cj"]).all().generation().status(),
+        batch("Job", "jobs").all().generation().status(),
+        kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            .short(&["hpa"])
+            .all()
+            .converts(crate::autoscaling::convert())
+            .status(),
+        kind("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            .short(&["hpa"])
+            .all()
+            .stored_as("autoscaling/v2", crate::autoscaling::convert())
+            .status(),
+    ]
+}
+
+fn networking() -> Vec<Row> {
+    let net = |k, p| kind("networking.k8s.io", "v1", k, p);
+    vec![
+        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
+        net("Ingress", "ingresses").short(&["ing"]).generation().stored_at("ingress").status(),
+        net("IngressClass", "ingressclasses").cluster().generation(),
+        net("IPAddress", "ipaddresses").short(&["ip"]).cluster(),
+        net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation(),
+        net("ServiceCIDR", "servicecidrs").cluster().status(),
+    ]
+}
+
+fn storage() -> Vec<Row> {
+    let storage = |k, p| kind("storage.k8s.io", "v1", k, p);
+    vec![
+        storage("CSIDriver", "csidrivers").cluster(),
+        storage("CSINode", "csinodes").cluster(),
+        storage("CSIStorageCapacity", "csistoragecapacities"),
+        storage("StorageClass", "storageclasses").short(&["sc"]).cluster(),
+        storage("VolumeAttachment", "volumeattachments").cluster().status(),
+        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).cluster(),
+    ]
+}
+
+fn policy_and_access() -> Vec<Row> {
+    let rbac = |k, p| kind("rbac.authorization.k8s.io", "v1", k, p);
+    let authz = |k, p| kind("authorization.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
+    let authn = |k, p| kind("authentication.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
+    vec![
+        kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status(),
+        rbac("ClusterRole", "clusterroles").cluster(),
+        rbac("ClusterRoleBinding", "clusterrolebindings").cluster(),
+        rbac("Role", "roles"),
+        rbac("RoleBinding", "rolebindings"),
+        authn("SelfSubjectReview", "selfsubjectreviews"),
+        authn("TokenReview", "tokenreviews"),
+        kind("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews").verbs(Verbs::CREATE),
+        authz("SelfSubjectAccessReview", "selfsubjectaccessreviews"),
+        authz("SelfSubjectRulesReview", "selfsubjectrulesreviews"),
+        authz("SubjectAccessReview", "subjectaccessreviews"),
+        kind("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")
+            .short(&["csr"])
+            .cluster()
+            .status()
+            .sub("approval", Verbs::GET_PATCH_UPDATE),
+    ]
+}
+
+fn extension() -> Vec<Row> {
+    let admission = |k, p| kind("admissionregistration.k8s.io", "v1", k, p).cluster().generation().category("api-extensions");
+    vec![
+        admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
+        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings"),
+        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status(),
+        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
+        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
+            .short(&["crd", "crds"])
+            .category("api-extensions")
+            .cluster()
+            .generation()
+            .stored_at("apiextensions.k8s.io/customresourcedefinitions")
+            .status(),
+        kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
+            .category("api-extensions")
+            .cluster()
+            .stored_at("apiregistration.k8s.io/apiservices")
+            .status(),
+    ]
+}
+
+fn other() -> Vec<Row> {
+    let flow = |k, p| kind("flowcontrol.apiserver.k8s.io", "v1", k, p).cluster().generation().status();
+    let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
+    vec![
+        kind("coordination.k8s.io", "v1", "Lease", "leases"),
+        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()),
+        flow("FlowSchema", "flowschemas"),
+        flow("PriorityLevelConfiguration", "prioritylevelconfigurations"),
+        kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster(),
+        resource("DeviceClass", "deviceclasses").cluster().generation(),
+        resource("ResourceClaim", "resourceclaims").status(),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates"),
+        resource("ResourceSlice", "resourceslices").cluster().generation(),
+        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster(),
+    ]
+}

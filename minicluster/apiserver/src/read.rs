@@ -1,0 +1,440 @@
+//! `get`, `list` and `watch` for every kind.
+//!
+//! Objects asked for in the version in which they are stored leave as the stored bytes; everything else (other
+//! versions, tables, metadata alone) is computed from them.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use minicluster_store::{Entry, RangeError, Revision};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+use windlass_crd::selector::{FieldSelector, LabelSelector};
+
+use crate::{
+    body::{self, Body, ListBody},
+    context::Context,
+    negotiate::Form,
+    object::{self, Attributes},
+    registry::Resource,
+    status::{ApiError, ApiResult},
+    table,
+};
+
+/// Both selectors of a request.
+#[derive(Debug, Clone)]
+pub struct Selectors {
+    /// `labelSelector`.
+    pub labels: LabelSelector,
+    /// `fieldSelector`.
+    pub fields: FieldSelector,
+    everything: bool,
+}
+
+impl Selectors {
+    /// Reads the selectors of a request.
+    ///
+    /// # Errors
+    /// 400 when one does not parse or names a field that cannot be selected.
+    pub fn of(cx: &Context) -> ApiResult<Self> {
+        let label_text = cx.query.get("labelSelector").unwrap_or("");
+        let field_text = cx.query.get("fieldSelector").unwrap_or("");
+        let labels = LabelSelector::parse(label_text).map_err(|e| {
+            ApiError::bad_request(format!("unable to parse requirement: {e}"))
+        })?;
+        let fields = FieldSelector::parse(field_text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        for requirement in fields.requirements() {
+            if !selectable(&cx.resource, &requirement.field) {
+                return Err(ApiError::bad_request(format!(
+                    "Unable to find \"{}/{}, Resource={}\" that match label selector \"{label_text}\", field selector \
+                     \"{field_text}\": field label not supported: {}",
+                    cx.resource.group, cx.resource.version, cx.resource.plural, requirement.field
+                )));
+            }
+        }
+        // A watch or list below a name selects that one object.
+        let everything = label_text.is_empty() && field_text.is_empty();
+        Ok(Self { labels, fields, everything })
+    }
+
+    /// True when an entry matches.
+    pub fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+        self.everything
+            || Attributes::of(resource, entry).matches(resource, &entry.key, &self.labels, &self.fields)
+    }
+
+    /// The one name that the field selector allows, if it says so.
+    fn only_name(&self) -> Option<&str> {
+        self.fields
+            .requirements()
+            .iter()
+            .find(|r| r.field == "metadata.name" && r.equal)
+            .map(|r| r.value.as_str())
+    }
+}
+
+fn selectable(resource: &Resource, field: &str) -> bool {
+    matches!(field, "metadata.name" | "metadata.namespace")
+        || resource.strategy.fields().iter().any(|(name, _)| *name == field)
+        || resource.custom.as_ref().is_some_and(|c| c.selectable_fields.iter().any(|f| f == field))
+}
+
+/// `GET` of one object.
+///
+/// # Errors
+/// 404.
+pub fn get(cx: &Context) -> ApiResult<Response<Body>> {
+    let form = cx.form()?;
+    let name = &cx.info.name;
+    let entry = cx
+        .api
+        .store
+        .get(&cx.resource.key(&cx.info.namespace, name))
+        .ok_or_else(|| ApiError::not_found(&cx.resource, name))?;
+    one(cx, form, StatusCode::OK, &entry)
+}
+
+/// The response that shows one stored object.
+///
+/// # Errors
+/// None today; the signature leaves room for conversion.
+pub fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
+    match form {
+        Form::Object if cx.resource.is_storage_version() => {
+            let mut bytes = Vec::with_capacity(entry.value.len() + 1);
+            bytes.extend_from_slice(&entry.value);
+            bytes.push(b'\n');
+            Ok(body::json(code, bytes))
+        }
+        Form::Metadata => Ok(body::json(code, metadata_only(&entry.value))),
+        _ => value(cx, form, code, &object::decode(&cx.resource, &entry.value)),
+    }
+}
+
+/// The response that shows one object.
+///
+/// # Errors
+/// 500 when YAML cannot express it.
+pub fn value(cx: &Context, form: Form, code: StatusCode, obj: &Value) -> ApiResult<Response<Body>> {
+    match form {
+        Form::Object => Ok(body::json(code, line(obj))),
+        Form::Metadata => Ok(body::json(code, metadata_only(&line(obj)))),
+        Form::Yaml => {
+            let text = serde_saphyr::to_string(obj).map_err(ApiError::internal)?;
+            let mut response = body::json(code, text);
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+            Ok(response)
+        }
+        Form::Table => {
+            let table = table::render(cx, std::slice::from_ref(obj), &json!({
+                "resourceVersion": object::text(obj, &["metadata", "resourceVersion"])
+            }));
+            Ok(body::json(code, line(&table)))
+        }
+    }
+}
+
+/// One line of JSON.
+pub fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut out = serde_json::to_vec(value).expect("JSON into memory");
+    out.push(b'\n');
+    out
+}
+
+/// `PartialObjectMetadata` of encoded bytes, with nothing but the metadata looked at.
+fn metadata_only(bytes: &[u8]) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Shallow<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let metadata = serde_json::from_slice::<Shallow<'_>>(bytes).map_or("{}", |s| s.metadata.get());
+    format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}\n").into_bytes()
+}
+
+/// The place in a list where the next page begins.
+#[derive(Debug, Serialize, Deserialize)]
+struct Continue {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+impl Continue {
+    fn encode(revision: i64, start: &str) -> String {
+        let token = Self { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: start.to_owned() };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is plain data"))
+    }
+
+    fn decode(token: &str) -> ApiResult<Self> {
+        let invalid = |e: &dyn std::fmt::Display| {
+            ApiError::bad_request(format!("continue key is not valid: {e}"))
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|e| invalid(&e))?;
+        if token.v != "meta.k8s.io/v1" {
+            return Err(invalid(&format!("server does not recognize this encoded version \"{}\"", token.v)));
+        }
+        if token.start.is_empty() || token.start.contains("..") || token.start.starts_with('/') {
+            return Err(invalid(&"encoded start key is not valid"));
+        }
+        Ok(token)
+    }
+}
+
+/// A page of a collection.
+struct Page {
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    continue_token: Option<String>,
+    remaining: Option<usize>,
+}
+
+/// The entries that a list or a collection delete is about, all at one revision.
+///
+/// # Errors
+/// 400 for parameters that make no sense, 410 for revisions that are gone.
+pub fn select(cx: &Context, selectors: &Selectors) -> ApiResult<(Vec<Arc<Entry>>, Revision)> {
+    let page = page(cx, selectors)?;
+    Ok((page.entries, page.revision))
+}
+
+fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
+    let limit: usize = match cx.query.get("limit").unwrap_or("") {
+        "" => 0,
+        text => text.parse().map_err(|_| ApiError::bad_request(format!("invalid limit {text:?}")))?,
+    };
+    let prefix = cx.resource.collection(&cx.info.namespace);
+    let (revision, start, all) = range(cx, &prefix)?;
+    let from = all.partition_point(|e| e.key[prefix.len()..] < *start);
+    let mut matching = all[from..].iter().filter(|e| selectors.matches(&cx.resource, e));
+    if limit == 0 {
+        return Ok(Page { entries: matching.cloned().collect(), revision, continue_token: None, remaining: None });
+    }
+    let entries: Vec<Arc<Entry>> = matching.by_ref().take(limit).cloned().collect();
+    let next = matching.next();
+    let continue_token = next.map(|e| {
+        #[expect(clippy::cast_possible_wrap, reason = "revisions stay far below 2^63")]
+        Continue::encode(revision as i64, &e.key[prefix.len()..])
+    });
+    let remaining = next.filter(|_| selectors.everything).map(|_| 1 + matching.count());
+    Ok(Page { entries, revision, continue_token, remaining })
+}
+
+/// The whole collection at the revision that the request asks for, and the key below its prefix to begin with.
+fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Entry>>)> {
+    let newest = |start: String| {
+        let snapshot = cx.api.store.snapshot();
+        (snapshot.revision(), start, snapshot.range(prefix).cloned().collect())
+    };
+    let rv = cx.query.get("resourceVersion").unwrap_or("");
+    let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
+    if let Some(token) = cx.query.get("continue").filter(|t| !t.is_empty()) {
+        if !rv.is_empty() && rv != "0" {
+            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let token = Continue::decode(token)?;
+        let Ok(at) = Revision::try_from(token.rv) else { return Ok(newest(token.start)) };
+        return match cx.api.store.range_at(prefix, at) {
+            Ok(entries) => Ok((at, token.start, entries)),
+            Err(_) => Err(ApiError::expired_continue(Continue::encode(-1, &token.start))),
+        };
+    }
+    check_match(rv, rule)?;
+    let asked = parse_revision(rv)?;
+    if asked > cx.api.store.revision() {
+        return Err(too_large(asked, cx.api.store.revision()));
+    }
+    if rule != "Exact" {
+        return Ok(newest(String::new()));
+    }
+    match cx.api.store.range_at(prefix, asked) {
+        Ok(entries) => Ok((asked, String::new(), entries)),
+        Err(RangeError::Compacted { .. }) => {
+            Err(ApiError::expired("The resourceVersion for the provided list is too old."))
+        }
+        Err(RangeError::Future { current }) => Err(too_large(asked, current)),
+    }
+}
+
+fn check_match(rv: &str, rule: &str) -> ApiResult<()> {
+    match (rule, rv) {
+        ("", _) => Ok(()),
+        ("Exact" | "NotOlderThan", "") => {
+            Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
+        }
+        ("Exact", "0") => {
+            Err(ApiError::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""))
+        }
+        ("Exact" | "NotOlderThan", _) => Ok(()),
+        (other, _) => Err(ApiError::bad_request(format!(
+            "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
+        ))),
+    }
+}
+
+fn parse_revision(text: &str) -> ApiResult<Revision> {
+    match text {
+        "" => Ok(0),
+        _ => text
+            .parse()
+            .map_err(|_| ApiError::bad_request(format!("Invalid value: \"{text}\": invalid resource version"))),
+    }
+}
+
+fn too_large(asked: Revision, current: Revision) -> ApiError {
+    ApiError::timeout(format!("Too large resource version: {asked}, current: {current}"))
+        .with_causes(vec![crate::status::Cause {
+            reason: "ResourceVersionTooLarge".to_owned(),
+            message: "Too large resource version".to_owned(),
+            field: String::new(),
+        }])
+        .retry_after(1)
+}
+
+/// `GET` of a collection.
+///
+/// # Errors
+/// What [`select`] says.
+pub fn list(cx: &Context) -> ApiResult<Response<Body>> {
+    let form = cx.form()?;
+    let selectors = Selectors::of(cx)?;
+    let page = page(cx, &selectors)?;
+    let mut metadata = json!({ "resourceVersion": page.revision.to_string() });
+    if let Some(token) = &page.continue_token {
+        metadata["continue"] = token.as_str().into();
+    }
+    if let Some(remaining) = page.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    let resource = &cx.resource;
+    match form {
+        Form::Object if resource.is_storage_version() => {
+            let head = format!(
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                resource.list_kind,
+                resource.api_version()
+            );
+            let list = ListBody::new(Bytes::from(head), page.entries);
+            let mut response = Response::new(http_body_util::BodyExt::boxed_unsync(list));
+            response.headers_mut().insert(header::CONTENT_TYPE, body::JSON);
+            Ok(response)
+        }
+        Form::Metadata => {
+            let items: Vec<Box<RawValue>> = page
+                .entries
+                .iter()
+                .filter_map(|e| String::from_utf8(metadata_only(&e.value)).ok())
+                .filter_map(|text| RawValue::from_string(text.trim_end().to_owned()).ok())
+                .collect();
+            let list = json!({
+                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata, "items": items,
+            });
+            Ok(body::json(StatusCode::OK, line(&list)))
+        }
+        Form::Table => {
+            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
+            Ok(body::json(StatusCode::OK, line(&table::render(cx, &items, &metadata))))
+        }
+        Form::Object | Form::Yaml => {
+            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
+            let list = json!({
+                "kind": resource.list_kind, "apiVersion": resource.api_version(),
+                "metadata": metadata, "items": items,
+            });
+            value(cx, form, StatusCode::OK, &list)
+        }
+    }
+}
+
+/// The collection, one name or all, that a watch is about, with its starting point.
+pub(crate) struct WatchStart {
+    pub(crate) prefix: String,
+    pub(crate) selectors: Selectors,
+    /// Objects to show first, as of the revision after which events follow.
+    pub(crate) initial: Vec<Arc<Entry>>,
+    pub(crate) after: Revision,
+    /// Mark the end of the initial objects with a bookmark (`sendInitialEvents`).
+    pub(crate) marks_initial: bool,
+}
+
+/// Decides where a watch begins.
+///
+/// # Errors
+/// 400, 410 or 504 as in upstream.
+pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
+    let mut selectors = Selectors::of(cx)?;
+    if !cx.info.name.is_empty() {
+        let text = format!("metadata.name={}", cx.info.name);
+        selectors.fields = FieldSelector::parse(&text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        selectors.everything = false;
+    }
+    let rv = cx.query.get("resourceVersion").unwrap_or("");
+    let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
+    let initial_events = cx.query.get("sendInitialEvents");
+    let bookmarks = cx.query.flag("allowWatchBookmarks");
+    match (initial_events, rule) {
+        (Some(_), "NotOlderThan") | (None, "") => {}
+        (Some(_), _) => {
+            return Err(ApiError::invalid_text(
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires \
+                 setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        (None, _) => {
+            return Err(ApiError::invalid_text(
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is \
+                 forbidden for watch unless sendInitialEvents is provided",
+            ));
+        }
+    }
+    let asked = parse_revision(rv)?;
+    let wants_initial = initial_events.is_some_and(|v| v == "true");
+    let shows_state = wants_initial || (initial_events.is_none() && asked == 0);
+    let prefix = match selectors.only_name() {
+        Some(name) if !cx.resource.namespaced || !cx.info.namespace.is_empty() => {
+            cx.resource.key(&cx.info.namespace, name)
+        }
+        _ => cx.resource.collection(&cx.info.namespace),
+    };
+    let snapshot = cx.api.store.snapshot();
+    if asked > snapshot.revision() {
+        return Err(too_large(asked, snapshot.revision()));
+    }
+    if !shows_state {
+        // `sendInitialEvents=false` without a revision means "from now on".
+        let after = if asked == 0 { snapshot.revision() } else { asked };
+        return Ok(WatchStart { prefix, selectors, initial: Vec::new(), after, marks_initial: false });
+    }
+    let initial =
+        snapshot.range(&prefix).filter(|e| selectors.matches(&cx.resource, e)).cloned().collect();
+    let marks_initial = wants_initial && bookmarks;
+    Ok(WatchStart { prefix, selectors, initial, after: snapshot.revision(), marks_initial })
+}
+
+/// One object in the representation of a watch.
+pub(crate) fn watch_object(cx: &Context, form: Form, bytes: Bytes, first: bool) -> Bytes {
+    match form {
+        Form::Object | Form::Yaml if cx.resource.is_storage_version() => bytes,
+        Form::Metadata => {
+            let mut out = metadata_only(&bytes);
+            out.pop();
+            out.into()
+        }
+        Form::Table => {
+            let obj = object::decode(&cx.resource, &bytes);
+            let rv = object::text(&obj, &["metadata", "resourceVersion"]).to_owned();
+            let mut table = table::render(cx, std::slice::from_ref(&obj), &json!({ "resourceVersion": rv }));
+            if !first {
+                table["columnDefinitions"] = Value::Null;
+            }
+            serde_json::to_vec(&table).expect("JSON into memory").into()
+        }
+        Form::Object | Form::Yaml => {
+            serde_json::to_vec(&object::decode(&cx.resource, &bytes)).expect("JSON into memory").into()
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The front door with a socket: TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2, upgrades.
+//!
+//! An accept loop of our own keeps the client's certificate with its connection, which server frameworks hide.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http_body_util::BodyExt;
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::WebPkiClientVerifier,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{api::Api, authn::PeerCertificate, body::BodyError, pipeline};
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// The largest set of request headers.
+const HEADER_BYTES_MAX: u32 = 64 << 10;
+
+/// Requests at once on one HTTP/2 connection, as upstream.
+const STREAMS_MAX: u32 = 250;
+
+/// What TLS needs.
+pub struct Tls {
+    /// The server's certificate and its issuers.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The server's key.
+    pub key: PrivateKeyDer<'static>,
+    /// Client certificates signed by these are believed.
+    pub client_roots: RootCertStore,
+}
+
+impl Tls {
+    /// The `rustls` configuration.
+    ///
+    /// # Errors
+    /// When certificate and key do not belong together.
+    pub fn into_config(self) -> Result<ServerConfig, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(self.client_roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(self.chain, self.key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+/// Serves until `shutdown` resolves, then lets requests in flight end for at most `grace`.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    tls: ServerConfig,
+    shutdown: impl Future<Output = ()> + Send,
+    grace: Duration,
+) -> io::Result<()> {
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = Arc::new(GracefulShutdown::new());
+    tokio::pin!(shutdown);
+    loop {
+        let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (api, acceptor, watcher) = (Arc::clone(&api), acceptor.clone(), graceful.watcher());
+                tokio::spawn(async move {
+                    connection(api, acceptor, stream, peer, watcher).await;
+                    drop(permit);
+                });
+            }
+            // Out of descriptors, or the client has gone: neither is a reason to stop.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    api.drain();
+    if let Ok(graceful) = Arc::try_unwrap(graceful) {
+        let _ = timeout(grace, graceful.shutdown()).await;
+    }
+    Ok(())
+}
+
+async fn connection(
+    api: Arc<Api>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    let _ = stream.set_nodelay(true);
+    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake error"),
+        Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
+    };
+    let certificate =
+        tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| PeerCertificate::read(c));
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let (api, certificate) = (Arc::clone(&api), certificate.clone());
+        async move {
+            let mut request = request.map(|b| b.map_err(BodyError::new).boxed_unsync());
+            if let Some(certificate) = certificate {
+                request.extensions_mut().insert(certificate);
+            }
+            Ok::<_, std::convert::Infallible>(pipeline::handle(api, request).await)
+        }
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Some(Duration::from_secs(30)));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(1 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(30)));
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
+    if let Err(error) = watcher.watch(serving.into_owned()).await {
+        tracing::debug!(%peer, %error, "a connection ended");
+    }
+}
