@@ -21,13 +21,13 @@ const FETCHED: usize = 256;
 
 /// What a kubelet reads about the objects of its pods.
 #[async_trait]
-pub trait Lookup: Objects {
+pub(crate) trait Lookup: Objects {
     /// Makes sure that what the pod refers to is known if it exists.
     async fn prepare(&self, _pod: &Pod) {}
 }
 
 /// No objects at all: for hollow nodes, whose pods are not made of anything.
-pub struct Nothing;
+pub(crate) struct Nothing;
 
 impl Objects for Nothing {
     fn config_map(&self, _: &str, _: &str) -> Option<Arc<ConfigMap>> {
@@ -47,7 +47,7 @@ impl Lookup for Nothing {}
 type ByNamespace = windlass::ByValue<fn(&Service) -> Option<String>, Option<String>>;
 
 /// Objects from the shared informers.
-pub struct Watched {
+pub(crate) struct Watched {
     client: Client,
     config_maps: Informer<ConfigMap>,
     secrets: Informer<Secret>,
@@ -59,7 +59,7 @@ pub struct Watched {
 
 impl Watched {
     /// Starts the watches.
-    pub fn new(informers: &Informers) -> Arc<Self> {
+    pub(crate) fn new(informers: &Informers) -> Arc<Self> {
         let service_informer = informers.get::<Service>(Scope::all());
         let namespace: fn(&Service) -> Option<String> = |s| s.metadata.namespace.clone();
         Arc::new(Self {
@@ -74,12 +74,12 @@ impl Watched {
     }
 
     /// Waits until all caches are filled.
-    pub async fn synced(&self) {
+    pub(crate) async fn synced(&self) {
         tokio::join!(self.config_maps.synced(), self.secrets.synced(), self.service_informer.synced());
     }
 
     /// Calls `changed(is_secret, key)` for each ConfigMap or Secret that changed.
-    pub fn subscribe(self: &Arc<Self>, changed: impl Fn(bool, Key) + Send + Clone + 'static) -> [Subscription; 2] {
+    pub(crate) fn subscribe(self: &Arc<Self>, changed: impl Fn(bool, Key) + Send + Clone + 'static) -> [Subscription; 2] {
         let (maps, secrets) = (Arc::downgrade(self), Arc::downgrade(self));
         let also = changed.clone();
         [

@@ -15,14 +15,13 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use windlass::clock;
 
 use crate::config::Config;
 use crate::events::{Events, Kind};
 use crate::objects::Lookup;
 use crate::pod::env::NodeFacts;
-use crate::pod::sync::{Action, Plan, sync};
+use crate::pod::sync::{Plan, sync};
 use crate::pod::{Health, Memory, Role, Seen, Termination, container, host_network, status, terminate, uid};
 use crate::probe;
 use crate::runtime::{ContainerState, PodView, ProbeKind, Runtime};
@@ -32,7 +31,10 @@ mod act;
 mod message;
 mod start;
 mod stop;
+mod tasks;
 pub(crate) mod tell;
+
+pub(crate) use tasks::Tasks;
 
 /// Rounds of observe, decide and act in one drive; a pod that wants more is driven again after [`BREATH`].
 const ROUNDS: usize = 12;
@@ -52,7 +54,7 @@ pub(crate) struct Shared {
     pub(crate) cells: Mutex<BTreeMap<String, Arc<Cell>>>,
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: Tasks,
     pub(crate) stop: CancellationToken,
 }
 
@@ -340,11 +342,12 @@ impl Shared {
         let (pod, view) = (state.pod.clone(), state.view.clone());
         let seen = Seen { pod: &pod, view: &view, memory: &state.memory, told: &told, now };
         let ending = terminate::is_terminating(seen);
-        if ending && state.memory.terminating.is_none() {
-            let grace = terminate::grace_period(seen);
-            state.memory.terminating = Some(Termination { since: now, grace });
+        let begins = (ending && state.memory.terminating.is_none())
+            .then(|| Termination { since: now, grace: terminate::grace_period(seen) });
+        if begins.is_some() {
+            state.memory.terminating = begins;
         }
-        let seen = Seen { memory: &state.memory, ..seen };
+        let seen = Seen { pod: &pod, view: &view, memory: &state.memory, told: &told, now };
         let plan = sync(seen);
         let host_ips = self.config.host_ips();
         let node = status::Node { host_ips: &host_ips, runtime: &self.runtime_name };

@@ -315,7 +315,7 @@ pub(super) fn stop(
 }
 
 /// The pod's own grace period.
-pub(super) fn grace(pod: &Pod) -> Duration {
+pub fn grace(pod: &Pod) -> Duration {
     let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

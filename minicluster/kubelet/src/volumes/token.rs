@@ -80,8 +80,8 @@ impl Tokens {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
         let request = TokenRequest {
-            spec: TokenRequestSpec {
-                audiences: asked.audience.iter().cloned().collect(),
+            spec: Some(TokenRequestSpec {
+                audiences: Some(asked.audience.iter().cloned().collect()),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -89,7 +89,7 @@ impl Tokens {
                     name: pod.metadata.name.clone(),
                     uid: pod.metadata.uid.clone(),
                 }),
-            },
+            }),
             ..TokenRequest::default()
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
@@ -99,7 +99,10 @@ impl Tokens {
             .await
             .map_err(|e| failed(&e))?;
         let status = reply.status.ok_or_else(|| failed(&"the reply holds no token"))?;
-        Ok(Held { token: status.token, renew_at: renew_at(clock::now(), status.expiration_timestamp.0) })
+        let (Some(token), Some(expires)) = (status.token, status.expiration_timestamp) else {
+            return Err(failed(&"the reply holds no token"));
+        };
+        Ok(Held { token, renew_at: renew_at(clock::now(), expires.0) })
     }
 }
 

@@ -51,8 +51,8 @@ pub(super) fn tell(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     state.telling = true;
     drop(state);
     let (shared, cell) = (shared.clone(), cell.clone());
-    let tracker = shared.tasks.clone();
-    tracker.spawn(async move { write(&shared, &cell).await });
+    let tasks = shared.tasks.clone();
+    tasks.spawn(async move { write(&shared, &cell).await });
 }
 
 async fn write(shared: &Arc<Shared>, cell: &Arc<Cell>) {
