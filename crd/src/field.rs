@@ -3,7 +3,7 @@
 //! Messages are byte for byte those of upstream's `field.Error`, because users, tests and tools read them: kubectl
 //! prints them, the conformance suite matches them. This module never decides whether a value is valid.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
@@ -32,12 +32,18 @@ enum Step {
 /// The path of the object itself, which renders as nothing.
 pub const EMPTY: Path = Path(None);
 
-/// A path of one name, the usual start: `root("spec")`.
+/// A path of one name, the usual start: `root("spec")`. The empty name is the object itself.
 pub fn root(name: impl Into<Cow<'static, str>>) -> Path {
-    Path::default().child(name)
+    Path::root(name)
 }
 
 impl Path {
+    /// A path of one name. The empty name is the object itself.
+    pub fn root(name: impl Into<Cow<'static, str>>) -> Self {
+        let name = name.into();
+        if name.is_empty() { EMPTY } else { EMPTY.step(Step::Name(name)) }
+    }
+
     /// The path of the named member.
     #[must_use]
     pub fn child(&self, name: impl Into<Cow<'static, str>>) -> Self {
@@ -181,42 +187,46 @@ pub struct Cause {
 }
 
 impl Error {
-    fn new(kind: Kind, path: &Path, value: Option<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, path: path.to_string(), value, detail: detail.into() }
+    fn new(kind: Kind, path: impl Borrow<Path>, value: Option<Value>, detail: impl Into<String>) -> Self {
+        Self { kind, path: path.borrow().to_string(), value, detail: detail.into() }
     }
 
     /// A value that is referred to does not exist.
-    pub fn not_found(path: &Path, value: impl Into<Value>) -> Self {
+    pub fn not_found(path: impl Borrow<Path>, value: impl Into<Value>) -> Self {
         Self::new(Kind::NotFound, path, Some(value.into()), "")
     }
 
     /// A value is missing.
-    pub fn required(path: &Path, detail: impl Into<String>) -> Self {
+    pub fn required(path: impl Borrow<Path>, detail: impl Into<String>) -> Self {
         Self::new(Kind::Required, path, None, detail)
     }
 
     /// A value stands twice.
-    pub fn duplicate(path: &Path, value: impl Into<Value>) -> Self {
+    pub fn duplicate(path: impl Borrow<Path>, value: impl Into<Value>) -> Self {
         Self::new(Kind::Duplicate, path, Some(value.into()), "")
     }
 
     /// A value is malformed.
-    pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn invalid(path: impl Borrow<Path>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, path, Some(value.into()), detail)
     }
 
     /// A value is malformed in a way that the message tells without showing it.
-    pub fn invalid_unshown(path: &Path, detail: impl Into<String>) -> Self {
+    pub fn invalid_unshown(path: impl Borrow<Path>, detail: impl Into<String>) -> Self {
         Self::new(Kind::Invalid, path, None, detail)
     }
 
     /// A value has the wrong type.
-    pub fn type_invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+    pub fn type_invalid(path: impl Borrow<Path>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(Kind::TypeInvalid, path, Some(value.into()), detail)
     }
 
     /// A value is not one of those allowed, which the message lists in the order given.
-    pub fn not_supported<S: AsRef<str>>(path: &Path, value: impl Into<Value>, allowed: &[S]) -> Self {
+    pub fn not_supported<S: AsRef<str>>(
+        path: impl Borrow<Path>,
+        value: impl Into<Value>,
+        allowed: &[S],
+    ) -> Self {
         let mut detail = String::new();
         for (i, one) in allowed.iter().enumerate() {
             detail.push_str(if i == 0 { "supported values: " } else { ", " });
@@ -226,24 +236,24 @@ impl Error {
     }
 
     /// A value may not be set here.
-    pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
+    pub fn forbidden(path: impl Borrow<Path>, detail: impl Into<String>) -> Self {
         Self::new(Kind::Forbidden, path, None, detail)
     }
 
     /// A value is longer than `max` bytes.
     #[must_use]
-    pub fn too_long(path: &Path, max: usize) -> Self {
+    pub fn too_long(path: impl Borrow<Path>, max: usize) -> Self {
         Self::new(Kind::TooLong, path, None, format!("may not be more than {max} bytes"))
     }
 
     /// A list has more than `max` items.
     #[must_use]
-    pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
+    pub fn too_many(path: impl Borrow<Path>, actual: usize, max: usize) -> Self {
         Self::new(Kind::TooMany, path, Some(actual.into()), format!("must have at most {max} items"))
     }
 
     /// Something went wrong that is not the user's doing.
-    pub fn internal(path: &Path, detail: impl Into<String>) -> Self {
+    pub fn internal(path: impl Borrow<Path>, detail: impl Into<String>) -> Self {
         Self::new(Kind::Internal, path, None, detail)
     }
 

@@ -7,6 +7,7 @@
 //! Nothing here does I/O, reads a clock or is asynchronous: everything is a function of its arguments. The behaviour
 //! followed is Kubernetes v1.36.
 
+pub mod apply;
 pub mod decode;
 pub mod field;
 pub mod int_or_string;
@@ -15,3 +16,4 @@ pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod structural;

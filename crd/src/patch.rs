@@ -38,7 +38,7 @@ pub enum PatchError {
     },
     /// The patch does not fit the object: 422.
     #[error("{0}")]
-    DoesNotApply(String),
+    Unprocessable(String),
 }
 
 /// Applies a JSON merge patch: objects merge, null removes, the rest replaces.

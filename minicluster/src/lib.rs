@@ -1,1 +1,10 @@
-//! Part of minicluster.
+//! A whole Kubernetes cluster in one process: for a machine, for a product, or for one test.
+//!
+//! [`cluster`] brings up the real thing and is the file to read first.
+
+pub mod cluster;
+mod kubeconfig;
+pub mod node;
+pub mod options;
+mod parts;
+pub mod pki;

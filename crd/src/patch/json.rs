@@ -51,7 +51,7 @@ fn apply(target: &mut Value, operation: &Value, copied: &mut usize) -> Result<()
             }
             add(target, path, taken, "copy")
         }
-        other => Err(PatchError::DoesNotApply(format!("Unexpected kind: {other}"))),
+        other => Err(PatchError::Unprocessable(format!("Unexpected kind: {other}"))),
     }
 }
 
@@ -62,7 +62,7 @@ fn malformed(text: &str) -> PatchError {
 fn missing_path(operation: &str, path: &str) -> PatchError {
     let text =
         format!("{operation} operation does not apply: doc is missing path: \"{path}\": missing value");
-    PatchError::DoesNotApply(text)
+    PatchError::Unprocessable(text)
 }
 
 /// The unescaped steps of a pointer; `None` when it is none.
@@ -105,7 +105,7 @@ fn parent<'a>(target: &'a mut Value, path: &str) -> Option<(&'a mut Value, Strin
 }
 
 fn bad_index(operation: &str, path: &str, step: &str) -> PatchError {
-    PatchError::DoesNotApply(format!(
+    PatchError::Unprocessable(format!(
         "error in {operation} for path: '{path}': Unable to access invalid index: {step}: invalid index referenced"
     ))
 }
@@ -134,7 +134,7 @@ fn remove(target: &mut Value, path: &str, operation: &str) -> Result<Value, Patc
     let (container, step) = parent(target, path).ok_or_else(|| missing_path(operation, path))?;
     match container {
         Value::Object(map) => map.remove(&step).ok_or_else(|| {
-            PatchError::DoesNotApply(format!(
+            PatchError::Unprocessable(format!(
                 "error in {operation} for path: '{path}': Unable to remove nonexistent key: {step}: missing value"
             ))
         }),
@@ -153,7 +153,7 @@ fn replace(target: &mut Value, path: &str, value: Value) -> Result<(), PatchErro
     }
     let missing = |what: &str| {
         let text = format!("replace operation does not apply: doc is missing {what}: {path}: missing value");
-        PatchError::DoesNotApply(text)
+        PatchError::Unprocessable(text)
     };
     let (container, step) = parent(target, path).ok_or_else(|| missing("path"))?;
     let slot = match container {
@@ -170,7 +170,7 @@ fn test(target: &Value, path: &str, expected: &Value) -> Result<(), PatchError> 
     if same(find(target, path).unwrap_or(&Value::Null), expected) {
         return Ok(());
     }
-    Err(PatchError::DoesNotApply(format!("testing value {path} failed: test failed")))
+    Err(PatchError::Unprocessable(format!("testing value {path} failed: test failed")))
 }
 
 /// Equality by value: `1` and `1.0` are the same number.

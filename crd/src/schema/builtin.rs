@@ -169,9 +169,11 @@ fn read_type(text: &'static str) -> Schema {
             map_type: Some(MapType::Atomic),
             ..plain(Type::Object, "fields")
         },
-        "raw" => Schema { preserve_unknown: true, ..plain(Type::Object, "raw") },
+        "raw" => {
+            Schema { preserve_unknown: true, map_type: Some(MapType::Atomic), ..plain(Type::Object, "raw") }
+        }
         "object" => Schema { preserve_unknown: true, ..plain(Type::Object, "") },
-        "any" => Schema { preserve_unknown: true, ..plain(Type::Any, "") },
+        "any" => Schema { preserve_unknown: true, map_type: Some(MapType::Atomic), ..plain(Type::Any, "") },
         name => Schema {
             ty: Type::Object,
             reference: TABLE.by_name.get(name).copied().map(Reference),

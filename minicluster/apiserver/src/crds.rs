@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use windlass_crd::schema;
 
 use crate::{
+    context::Context,
     object,
     registry::{Custom, Registry, Resource, ScalePaths, Subresource, Text, Verbs},
     strategy::{Column, Strategy},
@@ -280,6 +281,31 @@ fn rank(version: &str) -> Option<(u8, u64, u64)> {
         },
     };
     Some((stability, major, minor.parse().ok()?))
+}
+
+/// [`settle`]s an object that is being written, if it is a definition.
+pub fn settle_written(cx: &Context, obj: &mut Value) {
+    if cx.resource.prefix != PREFIX {
+        return;
+    }
+    let snapshot = cx.api.store.snapshot();
+    let others: Vec<Value> = view::objects(&snapshot, PREFIX).map(|(_, crd)| crd).collect();
+    complete_names(obj);
+    settle(obj, &others);
+}
+
+/// Singular and list kind follow from the kind unless they are given.
+fn complete_names(crd: &mut Value) {
+    let kind = object::text(crd, &["spec", "names", "kind"]).to_owned();
+    if object::text(crd, &["spec", "names", "singular"]).is_empty() {
+        object::set(crd, &["spec", "names", "singular"], kind.to_lowercase());
+    }
+    if object::text(crd, &["spec", "names", "listKind"]).is_empty() {
+        object::set(crd, &["spec", "names", "listKind"], format!("{kind}List"));
+    }
+    if object::at(crd, &["spec", "conversion"]).is_none() {
+        object::set(crd, &["spec", "conversion"], json!({ "strategy": "None" }));
+    }
 }
 
 /// Decides names and conditions of a definition that is being written, given the others.

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use serde_json::Value;
-use windlass_crd::{decode as strict, structural};
+use windlass_crd::{decode as strict, protobuf, structural};
 
 use crate::{
     context::{Context, FieldValidation},
@@ -26,6 +26,10 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Parsed> {
     match negotiate::encoding(headers)? {
         Encoding::Json => parse_json(bytes),
         Encoding::Yaml => parse_yaml(bytes),
+        Encoding::Protobuf => {
+            let value = protobuf::decode(bytes, DEPTH_MAX).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            Ok((value, Vec::new()))
+        }
     }
 }
 

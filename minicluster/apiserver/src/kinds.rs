@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy},
+    strategy::{Plain, Strategy, access, namespace},
 };
 
 /// A row being written.
@@ -136,7 +136,8 @@ fn core() -> Vec<Row> {
             .cluster()
             .verbs(Verbs::NO_COLLECTION)
             .status()
-            .sub("finalize", Verbs::UPDATE),
+            .sub("finalize", Verbs::UPDATE)
+            .by(namespace::Namespace),
         v1("Node", "nodes").short(&["no"]).cluster().stored_at("minions").status().sub_kind(
             "proxy",
             Verbs::PROXY,
@@ -241,10 +242,10 @@ fn policy_and_access() -> Vec<Row> {
     let authn = |k, p| kind("authentication.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
     vec![
         kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status(),
-        rbac("ClusterRole", "clusterroles").cluster(),
-        rbac("ClusterRoleBinding", "clusterrolebindings").cluster(),
-        rbac("Role", "roles"),
-        rbac("RoleBinding", "rolebindings"),
+        rbac("ClusterRole", "clusterroles").cluster().by(access::Role),
+        rbac("ClusterRoleBinding", "clusterrolebindings").cluster().by(access::Binding),
+        rbac("Role", "roles").by(access::Role),
+        rbac("RoleBinding", "rolebindings").by(access::Binding),
         authn("SelfSubjectReview", "selfsubjectreviews"),
         authn("TokenReview", "tokenreviews"),
         kind("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews").verbs(Verbs::CREATE),

@@ -58,6 +58,8 @@ pub enum Encoding {
     Json,
     /// YAML.
     Yaml,
+    /// Kubernetes' protobuf.
+    Protobuf,
 }
 
 /// The encoding that `Content-Type` names; JSON when it names none.
@@ -68,7 +70,10 @@ pub fn encoding(headers: &HeaderMap) -> ApiResult<Encoding> {
     match media_type(headers) {
         "" | "application/json" | "*/*" => Ok(Encoding::Json),
         "application/yaml" | "text/yaml" => Ok(Encoding::Yaml),
-        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => Ok(Encoding::Protobuf),
+        _ => Err(ApiError::unsupported_media_type(
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 

@@ -4,6 +4,9 @@
 //! admission, defaults again, [`Strategy::prepare_create`], [`Strategy::validate`]. On update the same with the old
 //! object at hand. A kind that needs nothing of its own uses [`Plain`].
 
+pub(crate) mod access;
+pub(crate) mod namespace;
+
 use serde_json::Value;
 use windlass_crd::field::ErrorList;
 

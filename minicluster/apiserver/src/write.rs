@@ -19,7 +19,7 @@ use crate::{
     admission::{self, Operation},
     body::Body,
     context::Context,
-    decode, delete,
+    crds, decode, delete,
     object::{self, is_deleting},
     read,
     status::{ApiError, ApiResult, Cause},
@@ -158,6 +158,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     }
     resource.strategy.prepare_create(&mut obj);
     fill_defaults(cx, &mut obj);
+    crds::settle_written(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, None)?;
     let mut errors = validate::metadata(resource, &obj);
     errors.extend(own_errors(cx, &obj));
@@ -333,7 +334,7 @@ pub async fn patch(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<
 
 fn patch_error(error: &patch::PatchError) -> ApiError {
     match error {
-        patch::PatchError::DoesNotApply(_) => ApiError::invalid_text(error.to_string()),
+        patch::PatchError::Unprocessable(_) => ApiError::invalid_text(error.to_string()),
         patch::PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
         _ => ApiError::too_large_text(error.to_string()),
     }
@@ -400,6 +401,7 @@ fn apply_error(error: &ApplyError) -> ApiError {
                 .collect();
             ApiError::apply_conflict(error.to_string(), causes)
         }
+        other => ApiError::bad_request(other.to_string()),
     }
 }
 
@@ -491,6 +493,7 @@ async fn modify_once(
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
     bump_generation(cx, &mut obj, old);
+    crds::settle_written(cx, &mut obj);
     if tracks {
         if obj.pointer("/metadata/managedFields").is_none()
             && let Some(fields) = old.pointer("/metadata/managedFields")

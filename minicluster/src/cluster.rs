@@ -1,0 +1,305 @@
+//! The bring-up of a cluster, top to bottom. Read this file first.
+//!
+//! ```text
+//! certificates → store → API server → bootstrap → front door → kubeconfig
+//!              → controllers, scheduler, kubelet, proxy, dns: each with a client and nothing else
+//! ```
+//!
+//! Every component but the API server holds a `kube::Client`. In this process that client is the API server as a
+//! `tower` service, under the component's own identity; across processes it is HTTPS. The component cannot tell.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use kube::Client;
+use minicluster_apiserver::{
+    Api, Config, Identity, InProcess, bootstrap,
+    server::{self, Tls},
+};
+use minicluster_store::Store;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use windlass::CancellationToken;
+
+use crate::{
+    kubeconfig,
+    options::{Component, StoreKind, UpOptions},
+    parts,
+    pki::{self, Pki},
+};
+
+/// The version of Kubernetes that the cluster says it is.
+pub const VERSION: &str = "v1.36.0";
+
+/// How long parts may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long requests in flight may take when the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a cluster did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The flags do not fit together.
+    #[error("{0}")]
+    Options(String),
+    /// The port is taken, or the address is not ours.
+    #[error("cannot listen on {address}: {source}{hint}", hint = bind_hint(source))]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] minicluster_store::EngineError),
+    /// Certificates.
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    /// The API server cannot be set up.
+    #[error(transparent)]
+    Setup(#[from] minicluster_apiserver::SetupError),
+    /// The first objects could not be written.
+    #[error("the cluster could not be bootstrapped: {0}")]
+    Bootstrap(#[from] minicluster_apiserver::status::ApiError),
+    /// A kubeconfig cannot be read or used.
+    #[error("{path}: {source}", path = path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: kube::config::KubeconfigError,
+    },
+    /// A client cannot be made.
+    #[error("no client could be made: {0}")]
+    Client(#[from] kube::Error),
+    /// A part cannot start.
+    #[error("{part}: {why}")]
+    Part {
+        /// Its name.
+        part: &'static str,
+        /// What is wrong, and what to do.
+        why: String,
+    },
+}
+
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (is another cluster running? choose another --secure-port)",
+        io::ErrorKind::AddrNotAvailable => " (that address is not on this host: choose another --bind)",
+        _ => "",
+    }
+}
+
+/// Brings a cluster up, keeps it up until `stop` is cancelled, and takes it down again. Containers stay.
+///
+/// # Errors
+/// [`ClusterError`], before anything is left running.
+pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), ClusterError> {
+    options.check().map_err(ClusterError::Options)?;
+    let mut tasks = JoinSet::new();
+    let front = match options.components.has(Component::Apiserver) {
+        true => Some(start_apiserver(&options, &stop, &mut tasks).await?),
+        false => None,
+    };
+    let door = Door { front: front.clone(), kubeconfig: options.kubeconfig.clone() };
+    for component in Component::ALL.into_iter().filter(|c| options.components.has(*c)) {
+        let stop = stop.clone();
+        match component {
+            Component::Apiserver => {}
+            Component::Controllers => {
+                let client = door.client(Identity::new("system:kube-controller-manager", &[])).await?;
+                let ca = front.as_ref().map(|f| f.pki.ca_pem().to_owned());
+                tasks.spawn(parts::controllers(client, ca, stop));
+            }
+            Component::Scheduler => {
+                let client = door.client(Identity::new("system:kube-scheduler", &[])).await?;
+                tasks.spawn(parts::scheduler(client, stop));
+            }
+            #[cfg(any())]
+            Component::Kubelet => {
+                let node = parts::NodeSetup::new(&options)?;
+                let user = format!("system:node:{}", node.name);
+                let client = door.client(Identity::new(user, &["system:nodes"])).await?;
+                tasks.spawn(parts::kubelet(client, node, front.as_ref().map(|f| Arc::clone(&f.pki)), stop));
+            }
+            #[cfg(any())]
+            Component::Proxy => {
+                let client = door.client(Identity::new("system:kube-proxy", &[])).await?;
+                tasks.spawn(parts::proxy(client, parts::node_name(&options), options.cluster_cidr, stop));
+            }
+            #[cfg(any())]
+            Component::Dns => {
+                let client = door.client(Identity::new("system:kube-dns", &[])).await?;
+                parts::announce_dns(&door, &options).await?;
+                tasks.spawn(parts::dns(client, options.dns_ip(), options.cluster_domain.clone(), stop));
+            }
+            #[cfg(all())]
+            other => {
+                return Err(ClusterError::Part { part: other.name(), why: "was left out of this build".to_owned() });
+            }
+        }
+    }
+    if options.hollow_nodes > 0 {
+        let client = door.client(Identity::new("system:hollow-nodes", &["system:masters"])).await?;
+        tasks.spawn(parts::hollow_nodes(client, options.hollow_nodes, stop.clone()));
+    }
+    parts::say_when_ready(&door, &options, &stop, &mut tasks).await?;
+    wait(tasks, stop).await
+}
+
+/// The API server, up and serving.
+#[derive(Clone)]
+pub struct Front {
+    /// The server.
+    pub api: Arc<Api>,
+    /// Its certificates.
+    pub pki: Arc<Pki>,
+}
+
+/// How components reach the API.
+pub struct Door {
+    front: Option<Front>,
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Door {
+    /// A client under an identity; across processes the kubeconfig decides who it is.
+    ///
+    /// # Errors
+    /// [`ClusterError::Kubeconfig`] or [`ClusterError::Client`].
+    pub async fn client(&self, identity: Identity) -> Result<Client, ClusterError> {
+        if let Some(front) = &self.front {
+            return Ok(Client::new(InProcess::new(&front.api, identity), "default"));
+        }
+        let path = self.kubeconfig.clone().unwrap_or_default();
+        let config = read_kubeconfig(&path).await.map_err(|source| ClusterError::Kubeconfig { path, source })?;
+        Ok(Client::try_from(config)?)
+    }
+}
+
+async fn read_kubeconfig(path: &Path) -> Result<kube::Config, kube::config::KubeconfigError> {
+    let file = kube::config::Kubeconfig::read_from(path)?;
+    kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await
+}
+
+async fn start_apiserver(
+    options: &UpOptions,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> Result<Front, ClusterError> {
+    let address = SocketAddr::new(options.bind, options.secure_port);
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?;
+    let store = match options.store {
+        StoreKind::Memory => Store::memory(),
+        StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
+    };
+    let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
+    let api = api(store.clone(), &pki, options, fastrand_seed())?;
+    bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
+
+    let tls = server_tls(&pki, options, &api)?;
+    let (serving, stopping) = (Arc::clone(&api), stop.clone());
+    tasks.spawn(async move {
+        let served = server::serve(serving, listener, tls, stopping.cancelled_owned(), DRAIN_TIMEOUT).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the API server stopped listening");
+        }
+    });
+    let stopping = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! { () = store.maintain() => {}, () = stopping.cancelled() => {} }
+    });
+    let admin = pki.client("kubernetes-admin", &["system:masters"])?;
+    let path = kubeconfig_path(options);
+    pki::write_private(&path, &kubeconfig::render(&pki, &server_url(options), "kubernetes-admin", &admin))?;
+    Ok(Front { api, pki })
+}
+
+/// An API server over a store, with the cluster's certificates.
+///
+/// # Errors
+/// [`ClusterError`].
+pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Arc<Api>, ClusterError> {
+    let to_kubelets = pki.client("kube-apiserver-kubelet-client", &["system:masters"])?;
+    let config = Config {
+        service_cidr: options.service_cidr,
+        node_ports: (30_000, 32_767),
+        issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
+        token_key_pkcs8: pki.token_key(),
+        ca_pem: pki.ca_pem().to_owned(),
+        git_version: VERSION.to_owned(),
+        kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
+        seed,
+    };
+    Ok(Api::new(store, config)?)
+}
+
+fn server_tls(pki: &Pki, options: &UpOptions, api: &Api) -> Result<rustls::ServerConfig, ClusterError> {
+    let domain = &options.cluster_domain;
+    let mut dns: Vec<String> =
+        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
+    dns.push(format!("kubernetes.default.svc.{domain}"));
+    let host = options.bind;
+    let mut addresses =
+        vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(api.services.first_ip()), advertised(options)];
+    if !host.is_unspecified() && !addresses.contains(&host) {
+        addresses.push(host);
+    }
+    let (chain, key) = pki.server("kube-apiserver", &dns, &addresses)?.chain();
+    let tls = Tls { chain, key, client_roots: pki.roots() };
+    tls.into_config().map_err(|e| ClusterError::Pki(e.into()))
+}
+
+/// The address of the API server that pods are sent to.
+fn advertised(options: &UpOptions) -> IpAddr {
+    if !options.bind.is_unspecified() && !options.bind.is_loopback() {
+        return options.bind;
+    }
+    parts::host_ip(options)
+}
+
+/// Where people reach the API server.
+fn server_url(options: &UpOptions) -> String {
+    let host = if options.bind.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { options.bind };
+    format!("https://{}", SocketAddr::new(host, options.secure_port))
+}
+
+/// Where the admin's kubeconfig is.
+pub fn kubeconfig_path(options: &UpOptions) -> PathBuf {
+    options.write_kubeconfig.clone().unwrap_or_else(|| options.data_dir.join("admin.kubeconfig"))
+}
+
+/// The one seed that is not given: from the operating system.
+fn fastrand_seed() -> u64 {
+    let mut bytes = [0; 8];
+    let read = fs::File::open("/dev/urandom").and_then(|mut f| io::Read::read_exact(&mut f, &mut bytes));
+    if read.is_err() {
+        tracing::warn!("no random numbers from the system: generated names will repeat");
+    }
+    u64::from_ne_bytes(bytes)
+}
+
+/// Waits for the end: the wish to stop, or a part that gave up, which ends the others too.
+async fn wait(mut tasks: JoinSet<()>, stop: CancellationToken) -> Result<(), ClusterError> {
+    tokio::select! {
+        () = stop.cancelled() => tracing::info!("stopping; containers go on"),
+        ended = tasks.join_next() => {
+            if let Some(Err(error)) = ended {
+                tracing::error!(%error, "a part of the cluster failed; stopping");
+            }
+            stop.cancel();
+        }
+    }
+    let drained = timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("some parts did not stop in time and were cut off");
+    }
+    Ok(())
+}
