@@ -42,16 +42,11 @@ pub struct Handle {
 }
 
 impl Kubelet {
-    /// A kubelet for a node of its own: its pods and what they refer to come from `informers`.
-    pub fn new(config: Config, informers: &Informers, runtime: Arc<dyn Runtime>) -> Self {
-        let pods = Pods::of_node(informers, &config.node_name);
+    /// A kubelet whose pods come from `pods`: those of its own node ([`Pods::of_node`]), or all of them, shared with
+    /// the kubelets of other hollow nodes ([`Pods::of_all`]). With a folder for files, what pods refer to is watched too.
+    pub fn new(config: Config, informers: &Informers, pods: Pods, runtime: Arc<dyn Runtime>) -> Self {
         let watched = config.root_dir.is_some().then(|| Watched::new(informers));
         Self { config, client: informers.client().clone(), runtime, pods, watched }
-    }
-
-    /// A kubelet of a hollow node, one of many that share their pods' informer.
-    pub fn hollow(config: Config, client: Client, pods: Pods, runtime: Arc<dyn Runtime>) -> Self {
-        Self { config, client, runtime, pods, watched: None }
     }
 
     /// Runs until `stop`. Containers keep running afterwards, to be adopted by the next kubelet.
