@@ -14,6 +14,7 @@ pub mod int_or_string;
 pub mod name;
 pub mod openapi;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
