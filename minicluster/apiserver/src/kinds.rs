@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy, access, namespace},
+    strategy::{Plain, Strategy, access, namespace, pod},
 };
 
 /// A row being written.
@@ -160,8 +160,9 @@ fn core() -> Vec<Row> {
             .sub_kind("exec", Verbs::CONNECT, "", "v1", "PodExecOptions")
             .sub("log", Verbs::GET)
             .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
-            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions"),
-        v1("PodTemplate", "podtemplates").generation(),
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions")
+            .by(pod::Pod),
+        v1("PodTemplate", "podtemplates").generation().by(pod::PodTemplate),
         v1("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .all()

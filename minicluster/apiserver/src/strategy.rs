@@ -5,7 +5,14 @@
 //! object at hand. A kind that needs nothing of its own uses [`Plain`].
 
 pub(crate) mod access;
+pub(crate) mod columns;
+mod container;
 pub(crate) mod namespace;
+pub(crate) mod pod;
+mod pod_columns;
+pub(crate) mod pod_defaults;
+pub(crate) mod pod_spec;
+mod volumes;
 
 use serde_json::Value;
 use windlass_crd::field::ErrorList;
