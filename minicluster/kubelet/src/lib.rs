@@ -11,7 +11,23 @@
 //! again when its API object, its containers or something it refers to changed, or when a moment it waits for has
 //! come.
 
+pub mod config;
 #[cfg(feature = "cri")]
 pub mod cri;
+pub mod images;
+pub mod logs;
 pub mod pod;
+pub mod probe;
 pub mod runtime;
+pub mod volumes;
+
+mod events;
+mod kubelet;
+mod node;
+mod objects;
+mod source;
+mod worker;
+
+pub use config::{Config, Machine};
+pub use kubelet::{Handle, Kubelet};
+pub use source::Pods;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodStatus};
 
 use crate::runtime::{PodIdentity, PodView};
 
@@ -230,6 +230,8 @@ pub struct Seen<'a> {
     pub view: &'a PodView,
     /// What the kubelet remembers.
     pub memory: &'a Memory,
+    /// The status last decided, or the API's when there is none yet.
+    pub told: &'a PodStatus,
     /// The moment.
     pub now: Timestamp,
 }

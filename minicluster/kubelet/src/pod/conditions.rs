@@ -35,13 +35,14 @@ pub(super) struct Told<'a> {
 
 /// All conditions of the pod: the kubelet's own, then those of others as they were.
 pub(super) fn conditions(seen: Seen<'_>, told: Told<'_>) -> Vec<PodCondition> {
-    let old = seen.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let old = seen.told.conditions.as_deref().unwrap_or_default();
+    let in_api = seen.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let containers_ready = containers_ready(told);
-    let ready = ready(seen.pod, old, &containers_ready);
+    let ready = ready(seen.pod, in_api, &containers_ready);
     let own = [sandbox_ready(seen), initialized(seen, told), ready, containers_ready, Found::yes("PodScheduled")];
     let generation = seen.pod.metadata.generation;
     let mut out: Vec<_> = own.iter().map(|found| settle(found, old, generation, seen.now)).collect();
-    out.extend(old.iter().filter(|c| !own.iter().any(|f| f.kind == c.type_)).cloned());
+    out.extend(in_api.iter().filter(|c| !own.iter().any(|f| f.kind == c.type_)).cloned());
     out
 }
 

@@ -78,7 +78,7 @@ pub fn phase(seen: Seen<'_>) -> &'static str {
     if let Some(verdict) = &seen.memory.verdict {
         return if verdict.phase == "Succeeded" { "Succeeded" } else { "Failed" };
     }
-    match seen.pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
+    match seen.told.phase.as_deref() {
         Some("Failed") => return "Failed",
         Some("Succeeded") => return "Succeeded",
         _ => {}

@@ -24,7 +24,7 @@ pub struct Node<'a> {
 
 /// The status to tell.
 pub fn status(seen: Seen<'_>, node: &Node<'_>) -> PodStatus {
-    let old = seen.pod.status.clone().unwrap_or_default();
+    let old = seen.told.clone();
     let mut init = Vec::new();
     let mut app = Vec::new();
     let mut ephemeral = Vec::new();
@@ -95,7 +95,7 @@ fn pod_ips(seen: Seen<'_>, node: &Node<'_>, old: &PodStatus) -> Vec<String> {
 }
 
 fn old_status<'a>(seen: Seen<'a>, name: &str) -> Option<&'a ContainerStatus> {
-    let s = seen.pod.status.as_ref()?;
+    let s = seen.told;
     let all = [&s.container_statuses, &s.init_container_statuses, &s.ephemeral_container_statuses];
     all.into_iter().flatten().flatten().find(|c| c.name == name)
 }

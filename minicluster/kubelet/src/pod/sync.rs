@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::restart::{go_duration, restarts};
 use super::{FailedProbe, Role, Seen, containers, full_name, host_network, phase, terminate};
-use crate::runtime::{self, ContainerState, PodView, Resources, Sandbox, labels};
+use crate::runtime::{self, ContainerState, Resources, Sandbox, labels};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,19 +276,18 @@ fn start(seen: Seen<'_>, plan: &mut Plan, role: Role, spec: &Container, last: Op
         plan.wake_at(at);
         return;
     }
-    let attempt = next_attempt(seen.view, &spec.name, seen.pod);
+    let attempt = next_attempt(seen, &spec.name);
     plan.push(Action::Start { name: spec.name.clone(), role, attempt, after: ended });
 }
 
 /// The restart count of the next instance: one more than the newest in the runtime, or than the API remembers when
 /// the runtime has forgotten.
-fn next_attempt(view: &PodView, name: &str, pod: &Pod) -> u32 {
-    if let Some(newest) = view.newest(name) {
+fn next_attempt(seen: Seen<'_>, name: &str) -> u32 {
+    if let Some(newest) = seen.view.newest(name) {
         return newest.attempt + 1;
     }
-    let status = pod.status.as_ref();
-    let known = status.into_iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses));
-    let known = known.flatten().find(|s| s.name == name && s.container_id.is_some());
+    let known = seen.told.container_statuses.iter().chain(&seen.told.init_container_statuses).flatten();
+    let known = known.into_iter().find(|s| s.name == name && s.container_id.is_some());
     known.map_or(0, |s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
 }
 
@@ -316,7 +315,7 @@ pub(super) fn stop(
 }
 
 /// The pod's own grace period.
-pub(super) fn grace(pod: &Pod) -> Duration {
+pub fn grace(pod: &Pod) -> Duration {
     let seconds = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -17,7 +17,7 @@ pub fn is_terminating(seen: Seen<'_>) -> bool {
     seen.pod.metadata.deletion_timestamp.is_some()
         || seen.memory.verdict.is_some()
         || seen.memory.terminating.is_some()
-        || phase::is_terminal(seen.pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default())
+        || phase::is_terminal(seen.told.phase.as_deref().unwrap_or_default())
         || phase::is_terminal(phase::phase(seen))
         || deadline(seen).is_some_and(|at| at <= seen.now)
 }
@@ -25,7 +25,7 @@ pub fn is_terminating(seen: Seen<'_>) -> bool {
 /// When the pod's active deadline passes.
 pub fn deadline(seen: Seen<'_>) -> Option<Timestamp> {
     let seconds = seen.pod.spec.as_ref()?.active_deadline_seconds?;
-    let started = seen.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0).or(seen.memory.start_time)?;
+    let started = seen.told.start_time.as_ref().map(|t| t.0).or(seen.memory.start_time)?;
     started.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()
 }
 
