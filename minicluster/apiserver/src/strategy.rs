@@ -6,9 +6,12 @@
 
 pub(crate) mod access;
 pub(crate) mod apps;
+pub(crate) mod batch;
 pub(crate) mod columns;
 mod container;
 pub(crate) mod core;
+pub(crate) mod definition;
+pub(crate) mod listed;
 pub(crate) mod namespace;
 pub(crate) mod pod;
 mod pod_columns;
