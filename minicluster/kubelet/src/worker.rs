@@ -193,7 +193,12 @@ impl Shared {
         pod.metadata.name = Some(id.name.clone());
         pod.metadata.namespace = Some(id.namespace.clone());
         pod.metadata.deletion_timestamp = Some(clock::time());
-        let cell = self.cells.lock().entry(id.uid.clone()).or_insert_with(|| Cell::new(Arc::new(pod), false)).clone();
+        let cell = self
+            .cells
+            .lock()
+            .entry(id.uid.clone())
+            .or_insert_with(|| Cell::new(Arc::new(pod), false))
+            .clone();
         self.poke(&cell);
     }
 
