@@ -8,7 +8,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
 };
-use kube::api::ObjectMeta;
 use windlass::{
     Action, Controller, Error, EventType, Informer, Lister, ManagerBuilder, Reconcile, Request, Scope,
 };
@@ -84,11 +83,9 @@ fn tell(request: &Request<Service>, service: &Service, error: &Error) {
 /// The Endpoints of a Service.
 fn endpoints(service: &Service, pods: &[Arc<Pod>], existing: Option<&Endpoints>) -> Endpoints {
     let (subsets, cut) = subsets(service, pods);
-    let mut metadata = existing.map(|e| e.metadata.clone()).unwrap_or_else(|| ObjectMeta {
-        name: service.metadata.name.clone(),
-        namespace: service.metadata.namespace.clone(),
-        ..ObjectMeta::default()
-    });
+    let mut metadata = existing.map(|e| e.metadata.clone()).unwrap_or_default();
+    metadata.name.clone_from(&service.metadata.name);
+    metadata.namespace.clone_from(&service.metadata.namespace);
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     labels.remove(HEADLESS);

@@ -6,36 +6,46 @@
 
 mod backends;
 mod batch;
+mod by_node;
 mod claim;
 mod discovery;
+mod disruption;
 mod pods;
+mod run;
 
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod garbage;
 pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replicaset;
 pub mod root_ca;
-mod run;
 pub mod service_account;
 pub mod table;
+pub mod taint_eviction;
 
 #[cfg(test)]
 mod testing;
 
 pub use run::{LEASE, RunOptions, manager, run};
 
+use std::time::Duration;
+
 /// What controllers are told at their start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How many keys each controller works on at a time.
     pub workers: usize,
+    /// How long a node may be silent before it is not ready.
+    pub node_monitor_grace: Duration,
     /// The CA that pods verify the API server with, in PEM; published to every namespace.
     pub root_ca: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 5, root_ca: None }
+        Self { workers: 5, node_monitor_grace: Duration::from_secs(40), root_ca: None }
     }
 }

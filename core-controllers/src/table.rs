@@ -2,7 +2,10 @@
 
 use windlass::ManagerBuilder;
 
-use crate::{Options, deployment, endpoints, endpointslice, namespace, replicaset, root_ca, service_account};
+use crate::{
+    Options, deployment, endpoints, endpointslice, garbage, namespace, node_lifecycle, pod_gc, replicaset,
+    root_ca, service_account, taint_eviction,
+};
 
 /// A controller that can be chosen by name.
 #[derive(Clone, Copy)]
@@ -40,6 +43,22 @@ pub const ALL: &[Entry] = &[
         aliases: &["endpoint", "endpoints"],
         register: endpoints::register,
     },
+    Entry {
+        name: "garbage-collector-controller",
+        aliases: &["garbagecollector", "garbage-collector"],
+        register: garbage::register,
+    },
+    Entry {
+        name: "node-lifecycle-controller",
+        aliases: &["nodelifecycle", "node-lifecycle"],
+        register: node_lifecycle::register,
+    },
+    Entry {
+        name: "taint-eviction-controller",
+        aliases: &["taint-eviction"],
+        register: taint_eviction::register,
+    },
+    Entry { name: "pod-garbage-collector-controller", aliases: &["podgc"], register: pod_gc::register },
 ];
 
 /// A name in `--controllers` that nothing has.

@@ -73,19 +73,19 @@ impl Informers {
     where
         K::DynamicType: Default,
     {
-        self.of(&K::DynamicType::default(), scope)
+        self.of(&K::DynamicType::default(), &scope)
     }
 
     /// The informer of a kind known at run time, as whole objects.
     #[must_use]
     pub fn dynamic(&self, kind: &ApiResource, scope: Scope) -> Informer<DynamicObject> {
-        self.of(kind, scope)
+        self.of(kind, &scope)
     }
 
     /// The informer of a kind known at run time, metadata alone.
     #[must_use]
     pub fn metadata(&self, kind: &ApiResource, scope: Scope) -> Informer<PartialObjectMeta<DynamicObject>> {
-        self.of(kind, scope)
+        self.of(kind, &scope)
     }
 
     /// The running informers in which a written object of this kind is sure to show up.
@@ -98,7 +98,7 @@ impl Informers {
         of_kind.into_iter().flatten().filter(|k| k.whole).filter_map(Known::get).collect()
     }
 
-    fn of<K: Object>(&self, dynamic: &K::DynamicType, scope: Scope) -> Informer<K> {
+    fn of<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
         let scope_id = scope.id();
         let mut known = self.inner.known.lock();
         let of_kind = known.entry(id::<K>(dynamic)).or_default();
@@ -108,7 +108,7 @@ impl Informers {
             return informer;
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
-        let informer = self.start::<K>(dynamic, &scope);
+        let informer = self.start::<K>(dynamic, scope);
         of_kind.push(Known { scope: scope_id, whole, handle: Box::new(informer.downgrade()) });
         informer
     }

@@ -121,25 +121,15 @@ pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), Clust
                 let client = door.client(Identity::new("system:kube-scheduler", &[])).await?;
                 tasks.spawn(parts::scheduler(client, stop));
             }
-            #[cfg(any())]
+            #[cfg(feature = "node")]
             Component::Kubelet => {
                 let node = parts::NodeSetup::new(&options)?;
                 let user = format!("system:node:{}", node.name);
                 let client = door.client(Identity::new(user, &["system:nodes"])).await?;
                 tasks.spawn(parts::kubelet(client, node, front.as_ref().map(|f| Arc::clone(&f.pki)), stop));
             }
-            #[cfg(any())]
-            Component::Proxy => {
-                let client = door.client(Identity::new("system:kube-proxy", &[])).await?;
-                tasks.spawn(parts::proxy(client, parts::node_name(&options), options.cluster_cidr, stop));
-            }
-            #[cfg(any())]
-            Component::Dns => {
-                let client = door.client(Identity::new("system:kube-dns", &[])).await?;
-                parts::announce_dns(&door, &options).await?;
-                tasks.spawn(parts::dns(client, options.dns_ip(), options.cluster_domain.clone(), stop));
-            }
-            #[cfg(all())]
+            Component::Proxy | Component::Dns => {}
+            #[cfg(not(feature = "node"))]
             other => {
                 return Err(ClusterError::Part { part: other.name(), why: "was left out of this build".to_owned() });
             }

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::pki::{Identity, Pki};
 
 /// A kubeconfig that reaches `server` as `identity`.
-pub fn render(pki: &Pki, server: &str, user: &str, identity: &Identity) -> String {
+pub(crate) fn render(pki: &Pki, server: &str, user: &str, identity: &Identity) -> String {
     let encoded = |pem: &str| STANDARD.encode(pem);
     let config = json!({
         "apiVersion": "v1",

@@ -3,7 +3,9 @@
 //! [`cluster`] brings up the real thing and is the file to read first.
 
 pub mod cluster;
+mod host;
 mod kubeconfig;
+#[cfg(feature = "node")]
 pub mod node;
 pub mod options;
 mod parts;

@@ -1,13 +1,9 @@
-//! What a real node needs before its kubelet starts: the container runtime's network configuration, the image of pod
-//! sandboxes, and the node's own address.
+//! What a real node needs before its kubelet starts: the container runtime's network configuration, and images where
+//! there is no registry.
 
 pub mod image;
 
-use std::{
-    fs, io,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
 use ipnet::Ipv4Net;
 use serde_json::json;
@@ -55,17 +51,4 @@ pub fn write_cni(dir: &Path, pods: Ipv4Net) -> io::Result<()> {
     let temporary = dir.join(".minicluster.tmp");
     fs::write(&temporary, &text)?;
     fs::rename(temporary, path)
-}
-
-/// The host's name, as upstream uses it for the node: lower case.
-pub fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "node".to_owned(), |n| n.trim().to_lowercase())
-}
-
-/// The address from which this host would reach others; nothing is sent to find out.
-pub fn host_ip() -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    // A documentation address (RFC 5737): connecting a UDP socket only asks the routing table.
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
 }

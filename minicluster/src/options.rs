@@ -105,6 +105,9 @@ pub struct UpOptions {
     /// The socket of the container runtime
     #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
     pub container_runtime_endpoint: String,
+    /// Where the container runtime looks for the network configuration
+    #[arg(long, default_value = "/etc/cni/net.d", value_name = "DIR")]
+    pub cni_conf_dir: PathBuf,
     /// Cluster IPs of Services come from here
     #[arg(long, default_value = "10.96.0.0/16")]
     pub service_cidr: Ipv4Net,

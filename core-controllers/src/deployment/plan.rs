@@ -125,14 +125,14 @@ pub(super) fn bounds(deployment: &Deployment) -> Bounds {
     let total = replicas(deployment);
     let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
     let rolling = strategy.and_then(|s| s.rolling_update.as_ref());
-    if is_recreate(deployment) || rolling.is_none() {
+    if is_recreate(deployment) {
         return Bounds { surge: 0, unavailable: 0 };
     }
     let share = |value: Option<&ApiIntOrString>, round| {
         let value = match value {
             Some(ApiIntOrString::Int(n)) => IntOrString::Int(*n),
             Some(ApiIntOrString::String(text)) => IntOrString::String(text.clone()),
-            None => IntOrString::Int(0),
+            None => IntOrString::String("25%".to_owned()),
         };
         let scaled = value.scaled(i64::from(total), round).unwrap_or(0);
         i32::try_from(scaled.max(0)).unwrap_or(i32::MAX)

@@ -21,7 +21,7 @@ struct Play {
 }
 
 impl Play {
-    fn new(replicas: i32, strategy: serde_json::Value) -> Self {
+    fn new(replicas: i32, strategy: &serde_json::Value) -> Self {
         let spec = json!({
             "replicas": replicas,
             "selector": {"matchLabels": {"app": "web"}},
@@ -41,9 +41,9 @@ impl Play {
         Self { deployment, sets: Vec::new(), seconds: 0, out: String::new(), broken: "none" }
     }
 
-    fn rolling(replicas: i32, surge: serde_json::Value, unavailable: serde_json::Value) -> Self {
+    fn rolling(replicas: i32, surge: &serde_json::Value, unavailable: &serde_json::Value) -> Self {
         let rolling = json!({"maxSurge": surge, "maxUnavailable": unavailable});
-        Self::new(replicas, json!({"type": "RollingUpdate", "rollingUpdate": rolling}))
+        Self::new(replicas, &json!({"type": "RollingUpdate", "rollingUpdate": rolling}))
     }
 
     fn spec(&mut self, change: impl FnOnce(&mut k8s_openapi::api::apps::v1::DeploymentSpec)) {
@@ -150,7 +150,7 @@ impl Play {
 
 #[test]
 fn a_rollout_grows_first_and_never_goes_below_its_minimum() {
-    let mut play = Play::rolling(4, json!("25%"), json!("25%"));
+    let mut play = Play::rolling(4, &json!("25%"), &json!("25%"));
     expect_test::expect![[r"
         v1:4
         v1:4
@@ -179,7 +179,7 @@ fn a_rollout_grows_first_and_never_goes_below_its_minimum() {
 
 #[test]
 fn a_bad_template_stops_the_rollout_and_its_deadline_is_reported() {
-    let mut play = Play::rolling(4, json!(1), json!(0));
+    let mut play = Play::rolling(4, &json!(1), &json!(0));
     play.settle();
     play.broken = "bad";
     play.image("bad");
@@ -208,7 +208,7 @@ fn a_bad_template_stops_the_rollout_and_its_deadline_is_reported() {
 
 #[test]
 fn recreate_waits_until_the_old_pods_are_gone() {
-    let mut play = Play::new(3, json!({"type": "Recreate"}));
+    let mut play = Play::new(3, &json!({"type": "Recreate"}));
     play.settle();
     play.image("v2");
     expect_test::expect![[r"
@@ -223,7 +223,7 @@ fn recreate_waits_until_the_old_pods_are_gone() {
 
 #[test]
 fn a_pause_holds_the_rollout_but_not_the_scale() {
-    let mut play = Play::rolling(2, json!(1), json!(0));
+    let mut play = Play::rolling(2, &json!(1), &json!(0));
     play.settle();
     play.spec(|spec| spec.paused = Some(true));
     play.image("v2");
@@ -237,7 +237,7 @@ fn a_pause_holds_the_rollout_but_not_the_scale() {
 
 #[test]
 fn history_is_kept_to_its_limit() {
-    let mut play = Play::rolling(1, json!(1), json!(0));
+    let mut play = Play::rolling(1, &json!(1), &json!(0));
     play.spec(|spec| spec.revision_history_limit = Some(2));
     for i in 1..=5 {
         play.image(&format!("v{i}"));
@@ -251,7 +251,7 @@ fn availability_never_drops_below_the_minimum_whatever_the_bounds() {
     for replicas in [1, 2, 3, 7, 10] {
         for surge in [0, 1, 3, 50] {
             for unavailable in [0, 1, 2, 20] {
-                let mut play = Play::rolling(replicas, json!(surge), json!(unavailable));
+                let mut play = Play::rolling(replicas, &json!(surge), &json!(unavailable));
                 play.settle();
                 play.image("v2");
                 let bounds = plan::bounds(&play.deployment);
@@ -277,7 +277,7 @@ fn availability_never_drops_below_the_minimum_whatever_the_bounds() {
 
 #[test]
 fn a_stuck_rollout_looks_at_its_deadline_when_that_passes() {
-    let mut play = Play::rolling(1, json!(1), json!(0));
+    let mut play = Play::rolling(1, &json!(1), &json!(0));
     play.broken = "v1";
     play.settle();
     let running = BTreeSet::new();

@@ -176,7 +176,7 @@ fn compare_at(
         // A scalar became a structure or the other way: the place itself changed as well.
         out.modified.insert(path);
     }
-    compare_members(shapes, schema, path, out);
+    compare_members(&shapes, schema, path, out);
     if old.is_none() {
         out.added.insert(path);
     } else if new.is_none() {
@@ -207,13 +207,14 @@ fn same(a: &Value, b: &Value, schema: Option<&Schema>) -> bool {
 }
 
 fn compare_members(
-    shapes: (Option<Shape<'_>>, Option<Shape<'_>>),
+    shapes: &(Option<Shape<'_>>, Option<Shape<'_>>),
     schema: Option<&Schema>,
     path: &mut Vec<Element>,
     out: &mut Comparison,
 ) {
+    type Pair<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Schema>);
     let inner = schema.and_then(Schema::items);
-    let mut pairs: BTreeMap<Element, (Option<&Value>, Option<&Value>, Option<&Schema>)> = BTreeMap::new();
+    let mut pairs: BTreeMap<Element, Pair<'_>> = BTreeMap::new();
     for (newer, one) in [(false, &shapes.0), (true, &shapes.1)] {
         let mut put = |element: Element, value, schema| {
             let slot = pairs.entry(element).or_insert((None, None, schema));

@@ -31,7 +31,7 @@ pub fn from_crd_at(schema: &Value, path: &Path) -> Result<Arc<Schema>, ErrorList
     let mut root = reader.read(schema, path, Place::Root, 0);
     if root.ty != Type::Object && !schema.get("type").is_none_or(Value::is_null) {
         let given = schema.get("type").cloned().unwrap_or_default();
-        reader.errors.push(Error::invalid(&path.child("type"), given, "must be object at the root"));
+        reader.errors.push(Error::invalid(path.child("type"), given, "must be object at the root"));
     }
     if !reader.errors.is_empty() {
         return Err(reader.errors);
@@ -114,12 +114,12 @@ impl Reader {
         ];
         for (word, text) in rules {
             if node.contains_key(word) {
-                self.errors.push(Error::forbidden(&path.child(word), text));
+                self.errors.push(Error::forbidden(path.child(word), text));
             }
         }
         if node.get("uniqueItems").and_then(Value::as_bool) == Some(true) {
             let text = "uniqueItems cannot be set to true since the runtime complexity becomes quadratic";
-            self.errors.push(Error::forbidden(&path.child("uniqueItems"), text));
+            self.errors.push(Error::forbidden(path.child("uniqueItems"), text));
         }
         if node.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
             let path = path.child("x-kubernetes-preserve-unknown-fields");
@@ -142,7 +142,7 @@ impl Reader {
         for word in structural {
             let set = node.get(word).is_some_and(|v| !v.is_null() && *v != Value::Bool(false) && *v != "");
             if set {
-                self.errors.push(Error::forbidden(&path.child(word), "must be empty to be structural"));
+                self.errors.push(Error::forbidden(path.child(word), "must be empty to be structural"));
             }
         }
     }
@@ -196,17 +196,17 @@ impl Reader {
         };
         if !schema.properties.is_empty() && !matches!(schema.additional, Additional::None) {
             let rule = "additionalProperties and properties are mutual exclusive";
-            self.errors.push(Error::forbidden(&path.child("additionalProperties"), rule));
+            self.errors.push(Error::forbidden(path.child("additionalProperties"), rule));
         }
         match node.get("items") {
             None | Some(Value::Null) => {
                 if schema.ty == Type::Array {
-                    self.errors.push(Error::required(&path.child("items"), "must be specified"));
+                    self.errors.push(Error::required(path.child("items"), "must be specified"));
                 }
             }
             Some(Value::Array(_)) => {
                 let rule = "items must be a schema object and not an array";
-                self.errors.push(Error::forbidden(&path.child("items"), rule));
+                self.errors.push(Error::forbidden(path.child("items"), rule));
             }
             Some(value) => {
                 let items = self.read(value, &path.child("items"), inner(Place::Item), depth + 1);
@@ -221,7 +221,7 @@ impl Reader {
         let list_type = node.get("x-kubernetes-list-type").and_then(Value::as_str);
         if list_type.is_some() && schema.ty != Type::Array {
             self.errors.push(Error::invalid(
-                &path.child("type"),
+                path.child("type"),
                 schema.ty.name(),
                 "must be array if x-kubernetes-list-type is specified",
             ));
@@ -256,7 +256,7 @@ impl Reader {
         if items.ty != Type::Object {
             let rule =
                 "must only contain a single object schema if parent array's x-kubernetes-list-type is map";
-            self.errors.push(Error::invalid(&path.child("items").child("type"), items.ty.name(), rule));
+            self.errors.push(Error::invalid(path.child("items").child("type"), items.ty.name(), rule));
         }
         for key in keys {
             match items.properties.get(key) {
@@ -343,7 +343,7 @@ impl Reader {
             Ok(regex) => Some(Pattern { text: text.into(), regex }),
             Err(_) => {
                 let rule = "must be a valid regular expression, but isn't: error parsing regexp";
-                self.errors.push(Error::invalid(&path.child("pattern"), text, rule));
+                self.errors.push(Error::invalid(path.child("pattern"), text, rule));
                 None
             }
         }
@@ -352,11 +352,11 @@ impl Reader {
     fn check_embedded(&mut self, schema: &mut Schema, path: &Path) {
         if schema.ty != Type::Object {
             let rule = "must be object if x-kubernetes-embedded-resource is true";
-            self.errors.push(Error::invalid(&path.child("type"), schema.ty.name(), rule));
+            self.errors.push(Error::invalid(path.child("type"), schema.ty.name(), rule));
         }
         if schema.properties.is_empty() && !schema.preserve_unknown {
             let rule = "must not be empty if x-kubernetes-embedded-resource is true without x-kubernetes-preserve-unknown-fields";
-            self.errors.push(Error::required(&path.child("properties"), rule));
+            self.errors.push(Error::required(path.child("properties"), rule));
         }
         add_object_fields(schema);
     }

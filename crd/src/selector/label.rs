@@ -256,21 +256,21 @@ fn validate_expression(term: &Value, path: &Path, errors: &mut Vec<Error>) {
     let values = term.get("values").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     match text("operator") {
         "In" | "NotIn" if values.is_empty() => errors.push(Error::required(
-            &path.child("values"),
+            path.child("values"),
             "must be specified when `operator` is 'In' or 'NotIn'",
         )),
         "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(Error::forbidden(
-            &path.child("values"),
+            path.child("values"),
             "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
         )),
         "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
         other => {
-            errors.push(Error::invalid(&path.child("operator"), other, "not a valid selector operator"));
+            errors.push(Error::invalid(path.child("operator"), other, "not a valid selector operator"));
         }
     }
     let key = text("key");
     errors.extend(
-        name::qualified_name_faults(key).into_iter().map(|f| Error::invalid(&path.child("key"), key, f)),
+        name::qualified_name_faults(key).into_iter().map(|f| Error::invalid(path.child("key"), key, f)),
     );
     for (i, value) in values.iter().enumerate() {
         let value = value.as_str().unwrap_or_default();

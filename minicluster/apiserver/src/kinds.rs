@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy, access, namespace},
+    strategy::{Plain, Strategy, access, apps, core as plain, namespace, pod, service},
 };
 
 /// A row being written.
@@ -127,9 +127,9 @@ fn core() -> Vec<Row> {
     let v1 = |k, p| kind("", "v1", k, p);
     vec![
         v1("Binding", "bindings").verbs(Verbs::CREATE),
-        v1("ConfigMap", "configmaps").short(&["cm"]),
-        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints"),
-        v1("Event", "events").short(&["ev"]).converts(events::convert()),
+        v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
+        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(plain::Event),
         v1("LimitRange", "limitranges").short(&["limits"]),
         v1("Namespace", "namespaces")
             .short(&["ns"])
@@ -144,7 +144,8 @@ fn core() -> Vec<Row> {
             "",
             "v1",
             "NodeProxyOptions",
-        ),
+        )
+        .by(plain::Node),
         v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status(),
         v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
         v1("Pod", "pods")
@@ -160,43 +161,47 @@ fn core() -> Vec<Row> {
             .sub_kind("exec", Verbs::CONNECT, "", "v1", "PodExecOptions")
             .sub("log", Verbs::GET)
             .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
-            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions"),
-        v1("PodTemplate", "podtemplates").generation(),
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions")
+            .by(pod::Pod),
+        v1("PodTemplate", "podtemplates").generation().by(pod::PodTemplate),
         v1("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .all()
             .generation()
             .stored_at("controllers")
             .status()
-            .scale(),
+            .scale()
+            .by(apps::ReplicationController),
         v1("ResourceQuota", "resourcequotas").short(&["quota"]).status(),
-        v1("Secret", "secrets"),
+        v1("Secret", "secrets").by(plain::Secret),
         v1("Service", "services").short(&["svc"]).all().stored_at("services/specs").status().sub_kind(
             "proxy",
             Verbs::PROXY,
             "",
             "v1",
             "ServiceProxyOptions",
-        ),
+        )
+        .by(service::Service),
         v1("ServiceAccount", "serviceaccounts").short(&["sa"]).sub_kind(
             "token",
             Verbs::CREATE,
             "authentication.k8s.io",
             "v1",
             "TokenRequest",
-        ),
+        )
+        .by(plain::ServiceAccount),
     ]
 }
 
 fn workloads() -> Vec<Row> {
-    let apps = |k, p| kind("apps", "v1", k, p);
+    let app = |k, p| kind("apps", "v1", k, p);
     let batch = |k, p| kind("batch", "v1", k, p);
     vec![
-        apps("ControllerRevision", "controllerrevisions"),
-        apps("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status(),
-        apps("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale(),
-        apps("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale(),
-        apps("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale(),
+        app("ControllerRevision", "controllerrevisions").by(apps::ControllerRevision),
+        app("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status().by(apps::DaemonSet),
+        app("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale().by(apps::Deployment),
+        app("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale().by(apps::ReplicaSet),
+        app("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale().by(apps::StatefulSet),
         batch("CronJob", "cronjobs").short(&["cj"]).all().generation().status(),
         batch("Job", "jobs").all().generation().status(),
         kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
@@ -215,7 +220,7 @@ fn workloads() -> Vec<Row> {
 fn networking() -> Vec<Row> {
     let net = |k, p| kind("networking.k8s.io", "v1", k, p);
     vec![
-        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
+        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation().by(plain::EndpointSlice),
         net("Ingress", "ingresses").short(&["ing"]).generation().stored_at("ingress").status(),
         net("IngressClass", "ingressclasses").cluster().generation(),
         net("IPAddress", "ipaddresses").short(&["ip"]).cluster(),
@@ -288,8 +293,8 @@ fn other() -> Vec<Row> {
     let flow = |k, p| kind("flowcontrol.apiserver.k8s.io", "v1", k, p).cluster().generation().status();
     let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
     vec![
-        kind("coordination.k8s.io", "v1", "Lease", "leases"),
-        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()),
+        kind("coordination.k8s.io", "v1", "Lease", "leases").by(plain::Lease),
+        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()).by(plain::Event),
         flow("FlowSchema", "flowschemas"),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations"),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster(),
@@ -297,6 +302,6 @@ fn other() -> Vec<Row> {
         resource("ResourceClaim", "resourceclaims").status(),
         resource("ResourceClaimTemplate", "resourceclaimtemplates"),
         resource("ResourceSlice", "resourceslices").cluster().generation(),
-        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster(),
+        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster().by(plain::PriorityClass),
     ]
 }

@@ -16,7 +16,7 @@ const HEAD: &str = "\
 ";
 
 /// The facts table of a definitions document.
-pub fn render(document: &Value) -> String {
+pub(crate) fn render(document: &Value) -> String {
     let definitions = ["$defs", "definitions"].iter().find_map(|key| document.get(key)?.as_object());
     let mut out = HEAD.to_owned();
     for (full, definition) in definitions.into_iter().flatten() {
