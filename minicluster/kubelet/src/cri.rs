@@ -67,7 +67,8 @@ impl Cri {
     /// When the runtime does not answer.
     pub async fn sandbox_image(&self) -> Result<Option<String>> {
         let status = call(CALL, self.runtime().status(pb::StatusRequest { verbose: true })).await?;
-        let config = status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let config =
+            status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
         let image = config.as_ref().and_then(|c| c.get("sandboxImage")).and_then(|i| i.as_str());
         Ok(image.map(str::to_owned))
     }

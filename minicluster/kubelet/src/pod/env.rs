@@ -283,7 +283,10 @@ pub fn resource(
         "limits" => resources.and_then(|r| r.limits.as_ref()),
         "requests" => resources.and_then(|r| r.requests.as_ref()),
         _ => {
-            return Err(EnvError::Resource(format!("unsupported container resource : {}", selector.resource)));
+            return Err(EnvError::Resource(format!(
+                "unsupported container resource : {}",
+                selector.resource
+            )));
         }
     };
     let zero = Quantity("0".into());
