@@ -23,7 +23,7 @@ use minicluster_apiserver::Identity;
 #[cfg(feature = "node")]
 use minicluster_dns::Dns;
 #[cfg(feature = "node")]
-use minicluster_kubelet::cri::Cri;
+use minicluster_kubelet::{cri::Cri, server::auth::Delegated};
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 #[cfg(feature = "node")]
 use minicluster_proxy::Proxy;
@@ -88,6 +88,7 @@ pub(crate) async fn hollow_nodes(client: Client, count: u32, stop: CancellationT
 pub(crate) struct NodeSetup {
     /// The node's name.
     pub(crate) name: String,
+    ip: IpAddr,
     config: kubelet::Config,
     endpoint: String,
     cni_dir: PathBuf,
@@ -121,7 +122,8 @@ impl NodeSetup {
         config.manifests.clone_from(&options.pod_manifest_path);
         let pods = node::pod_cidr(options.cluster_cidr);
         config.pod_cidr = Some(pods.to_string());
-        Ok(Self { name, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
+        let ip = host_ip(options);
+        Ok(Self { name, ip, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
     }
 }
 
@@ -135,11 +137,51 @@ pub(crate) async fn kubelet(client: Client, node: NodeSetup, pki: Option<Arc<Pki
     if let Err(error) = provide_sandbox_image(&runtime, &node.endpoint).await {
         tracing::warn!(%error, "the image of pod sandboxes could not be provided; the runtime will try to pull it");
     }
-    let informers = Informers::new(client);
+    let informers = Informers::new(client.clone());
     let pods = Pods::of_node(&informers, &node.name);
+    let at = SocketAddr::new(node.ip, node.config.server_port);
+    let serving = match pki.as_deref().map(|pki| serving_tls(pki, &node.name, node.ip)) {
+        Some(Ok(tls)) => Some(tls),
+        Some(Err(error)) => {
+            tracing::error!(%error, "the node server has no certificate");
+            None
+        }
+        // In a process without the cluster's authority nobody would believe a certificate of ours.
+        None => None,
+    };
     let kubelet = Kubelet::new(node.config, &informers, pods, Arc::new(runtime));
-    let _ = pki;
-    kubelet.run(stop, |_| {}).await;
+    let server_stop = stop.clone();
+    kubelet
+        .run(stop, move |handle| {
+            if let Some(tls) = serving {
+                tokio::spawn(serve_node(handle, at, tls, Delegated::new(client), server_stop));
+            }
+        })
+        .await;
+}
+
+/// The node server's certificate, and whose client certificates it believes.
+#[cfg(feature = "node")]
+fn serving_tls(pki: &Pki, name: &str, ip: IpAddr) -> Result<rustls::ServerConfig, ClusterError> {
+    let addresses = [ip, IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let (chain, key) = pki.server(&format!("system:node:{name}"), &[name.to_owned()], &addresses)?.chain();
+    let tls = minicluster_apiserver::server::Tls { chain, key, client_roots: pki.roots() };
+    tls.into_config().map_err(|e| ClusterError::Pki(e.into()))
+}
+
+/// Serves logs and terminals of this node's containers.
+#[cfg(feature = "node")]
+async fn serve_node(
+    handle: kubelet::Handle,
+    at: SocketAddr,
+    tls: rustls::ServerConfig,
+    authorizer: Delegated,
+    stop: CancellationToken,
+) {
+    match tokio::net::TcpListener::bind(at).await {
+        Ok(listener) => kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await,
+        Err(error) => tracing::error!(%at, %error, "the node server cannot listen: no logs, no exec"),
+    }
 }
 
 /// Pods need a sandbox image, and there may be no registry to have it from.

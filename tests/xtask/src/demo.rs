@@ -61,10 +61,11 @@ spec: {{ type: NodePort, selector: {{ app: web }}, ports: [{{ port: 80, targetPo
     )
 }
 
-/// A pod that fetches the page by name and leaves it as its last words.
+/// A pod that looks the name up, fetches the page and leaves it as its last words. (A static busybox cannot look names
+/// up inside wget.)
 fn visitor() -> String {
     format!(
-        r"
+        r#"
 apiVersion: v1
 kind: Pod
 metadata: {{ name: visitor }}
@@ -73,8 +74,13 @@ spec:
   containers:
   - name: wget
     image: {IMAGE}
-    command: [wget, -q, -T, '10', -O, /dev/termination-log, 'http://web.default.svc.cluster.local/index.html']
-"
+    command:
+    - sh
+    - -c
+    - |
+      ip=$(nslookup web.default.svc.cluster.local | sed -n 's/^Address: //p' | tail -n 1)
+      wget -q -T 10 -O /dev/termination-log "http://$ip/index.html"
+"#
     )
 }
 
