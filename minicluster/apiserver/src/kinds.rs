@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy, access, namespace},
+    strategy::{Plain, Strategy, access, apps, batch, core as plain, definition, listed, namespace, pod, service},
 };
 
 /// A row being written.
@@ -127,9 +127,9 @@ fn core() -> Vec<Row> {
     let v1 = |k, p| kind("", "v1", k, p);
     vec![
         v1("Binding", "bindings").verbs(Verbs::CREATE),
-        v1("ConfigMap", "configmaps").short(&["cm"]),
-        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints"),
-        v1("Event", "events").short(&["ev"]).converts(events::convert()),
+        v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
+        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(plain::Event),
         v1("LimitRange", "limitranges").short(&["limits"]),
         v1("Namespace", "namespaces")
             .short(&["ns"])
@@ -144,9 +144,10 @@ fn core() -> Vec<Row> {
             "",
             "v1",
             "NodeProxyOptions",
-        ),
-        v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status(),
-        v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status(),
+        )
+        .by(plain::Node),
+        v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status().by(listed::PERSISTENT_VOLUME),
+        v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status().by(listed::PERSISTENT_VOLUME_CLAIM),
         v1("Pod", "pods")
             .short(&["po"])
             .all()
@@ -160,79 +161,85 @@ fn core() -> Vec<Row> {
             .sub_kind("exec", Verbs::CONNECT, "", "v1", "PodExecOptions")
             .sub("log", Verbs::GET)
             .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
-            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions"),
-        v1("PodTemplate", "podtemplates").generation(),
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions")
+            .by(pod::Pod),
+        v1("PodTemplate", "podtemplates").generation().by(pod::PodTemplate),
         v1("ReplicationController", "replicationcontrollers")
             .short(&["rc"])
             .all()
             .generation()
             .stored_at("controllers")
             .status()
-            .scale(),
-        v1("ResourceQuota", "resourcequotas").short(&["quota"]).status(),
-        v1("Secret", "secrets"),
+            .scale()
+            .by(apps::ReplicationController),
+        v1("ResourceQuota", "resourcequotas").short(&["quota"]).status().by(listed::RESOURCE_QUOTA),
+        v1("Secret", "secrets").by(plain::Secret),
         v1("Service", "services").short(&["svc"]).all().stored_at("services/specs").status().sub_kind(
             "proxy",
             Verbs::PROXY,
             "",
             "v1",
             "ServiceProxyOptions",
-        ),
+        )
+        .by(service::Service),
         v1("ServiceAccount", "serviceaccounts").short(&["sa"]).sub_kind(
             "token",
             Verbs::CREATE,
             "authentication.k8s.io",
             "v1",
             "TokenRequest",
-        ),
+        )
+        .by(plain::ServiceAccount),
     ]
 }
 
 fn workloads() -> Vec<Row> {
-    let apps = |k, p| kind("apps", "v1", k, p);
-    let batch = |k, p| kind("batch", "v1", k, p);
+    let app = |k, p| kind("apps", "v1", k, p);
+    let job = |k, p| kind("batch", "v1", k, p);
     vec![
-        apps("ControllerRevision", "controllerrevisions"),
-        apps("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status(),
-        apps("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale(),
-        apps("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale(),
-        apps("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale(),
-        batch("CronJob", "cronjobs").short(&["cj"]).all().generation().status(),
-        batch("Job", "jobs").all().generation().status(),
+        app("ControllerRevision", "controllerrevisions").by(apps::ControllerRevision),
+        app("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status().by(apps::DaemonSet),
+        app("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale().by(apps::Deployment),
+        app("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale().by(apps::ReplicaSet),
+        app("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale().by(apps::StatefulSet),
+        job("CronJob", "cronjobs").short(&["cj"]).all().generation().status().by(batch::CronJob),
+        job("Job", "jobs").all().generation().status().by(batch::Job),
         kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             .short(&["hpa"])
             .all()
             .converts(crate::autoscaling::convert())
-            .status(),
+            .status()
+            .by(listed::AUTOSCALER),
         kind("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             .short(&["hpa"])
             .all()
             .stored_as("autoscaling/v2", crate::autoscaling::convert())
-            .status(),
+            .status()
+            .by(listed::AUTOSCALER),
     ]
 }
 
 fn networking() -> Vec<Row> {
     let net = |k, p| kind("networking.k8s.io", "v1", k, p);
     vec![
-        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation(),
-        net("Ingress", "ingresses").short(&["ing"]).generation().stored_at("ingress").status(),
-        net("IngressClass", "ingressclasses").cluster().generation(),
-        net("IPAddress", "ipaddresses").short(&["ip"]).cluster(),
-        net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation(),
-        net("ServiceCIDR", "servicecidrs").cluster().status(),
+        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation().by(plain::EndpointSlice),
+        net("Ingress", "ingresses").short(&["ing"]).generation().stored_at("ingress").status().by(listed::INGRESS),
+        net("IngressClass", "ingressclasses").cluster().generation().by(listed::INGRESS_CLASS),
+        net("IPAddress", "ipaddresses").short(&["ip"]).cluster().by(listed::IP_ADDRESS),
+        net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation().by(listed::NETWORK_POLICY),
+        net("ServiceCIDR", "servicecidrs").cluster().status().by(listed::SERVICE_CIDR),
     ]
 }
 
 fn storage() -> Vec<Row> {
     let storage = |k, p| kind("storage.k8s.io", "v1", k, p);
     vec![
-        storage("CSIDriver", "csidrivers").cluster(),
-        storage("CSINode", "csinodes").cluster(),
-        storage("CSIStorageCapacity", "csistoragecapacities"),
-        storage("StorageClass", "storageclasses").short(&["sc"]).cluster(),
-        storage("VolumeAttachment", "volumeattachments").cluster().status(),
-        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).cluster(),
+        storage("CSIDriver", "csidrivers").cluster().by(listed::CSI_DRIVER),
+        storage("CSINode", "csinodes").cluster().by(listed::CSI_NODE),
+        storage("CSIStorageCapacity", "csistoragecapacities").by(listed::CSI_STORAGE_CAPACITY),
+        storage("StorageClass", "storageclasses").short(&["sc"]).cluster().by(listed::STORAGE_CLASS),
+        storage("VolumeAttachment", "volumeattachments").cluster().status().by(listed::VOLUME_ATTACHMENT),
+        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).cluster().by(listed::VOLUME_ATTRIBUTES_CLASS),
     ]
 }
 
@@ -241,7 +248,7 @@ fn policy_and_access() -> Vec<Row> {
     let authz = |k, p| kind("authorization.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
     let authn = |k, p| kind("authentication.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
     vec![
-        kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status(),
+        kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status().by(listed::POD_DISRUPTION_BUDGET),
         rbac("ClusterRole", "clusterroles").cluster().by(access::Role),
         rbac("ClusterRoleBinding", "clusterrolebindings").cluster().by(access::Binding),
         rbac("Role", "roles").by(access::Role),
@@ -256,31 +263,34 @@ fn policy_and_access() -> Vec<Row> {
             .short(&["csr"])
             .cluster()
             .status()
-            .sub("approval", Verbs::GET_PATCH_UPDATE),
+            .sub("approval", Verbs::GET_PATCH_UPDATE)
+            .by(listed::CERTIFICATE_SIGNING_REQUEST),
     ]
 }
 
 fn extension() -> Vec<Row> {
     let admission = |k, p| kind("admissionregistration.k8s.io", "v1", k, p).cluster().generation().category("api-extensions");
     vec![
-        admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies"),
-        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings"),
-        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
-        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status(),
-        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
-        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
+        admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies").by(listed::MUTATING_POLICY),
+        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").by(listed::POLICY_BINDING),
+        admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").by(listed::WEBHOOKS),
+        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status().by(listed::VALIDATING_POLICY),
+        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").by(listed::POLICY_BINDING),
+        admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").by(listed::WEBHOOKS),
         kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])
             .category("api-extensions")
             .cluster()
             .generation()
             .stored_at("apiextensions.k8s.io/customresourcedefinitions")
-            .status(),
+            .status()
+            .by(definition::CustomResourceDefinition),
         kind("apiregistration.k8s.io", "v1", "APIService", "apiservices")
             .category("api-extensions")
             .cluster()
             .stored_at("apiregistration.k8s.io/apiservices")
-            .status(),
+            .status()
+            .by(listed::API_SERVICE),
     ]
 }
 
@@ -288,15 +298,15 @@ fn other() -> Vec<Row> {
     let flow = |k, p| kind("flowcontrol.apiserver.k8s.io", "v1", k, p).cluster().generation().status();
     let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
     vec![
-        kind("coordination.k8s.io", "v1", "Lease", "leases"),
-        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()),
-        flow("FlowSchema", "flowschemas"),
-        flow("PriorityLevelConfiguration", "prioritylevelconfigurations"),
-        kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster(),
-        resource("DeviceClass", "deviceclasses").cluster().generation(),
+        kind("coordination.k8s.io", "v1", "Lease", "leases").by(plain::Lease),
+        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()).by(plain::Event),
+        flow("FlowSchema", "flowschemas").by(listed::FLOW_SCHEMA),
+        flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
+        kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),
+        resource("DeviceClass", "deviceclasses").cluster().generation().by(listed::AGED),
         resource("ResourceClaim", "resourceclaims").status(),
-        resource("ResourceClaimTemplate", "resourceclaimtemplates"),
-        resource("ResourceSlice", "resourceslices").cluster().generation(),
-        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster(),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates").by(listed::AGED),
+        resource("ResourceSlice", "resourceslices").cluster().generation().by(listed::AGED),
+        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster().by(plain::PriorityClass),
     ]
 }

@@ -11,10 +11,15 @@ use crate::{context::Context, object, strategy::Column};
 pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
     let columns = cx.resource.strategy.columns().unwrap_or_else(|| vec![created_at()]);
     let include = cx.query.get("includeObject").unwrap_or("Metadata");
-    let mut definitions = vec![json!({
-        "name": "Name", "type": "string", "format": "name", "priority": 0,
-        "description": "Name must be unique within a namespace.",
-    })];
+    // Events tell their name last, and only when asked for more.
+    let names_itself = columns.iter().any(|c| c.name == "Name");
+    let mut definitions = Vec::with_capacity(columns.len() + 1);
+    if !names_itself {
+        definitions.push(json!({
+            "name": "Name", "type": "string", "format": "name", "priority": 0,
+            "description": "Name must be unique within a namespace.",
+        }));
+    }
     definitions.extend(columns.iter().map(|c| {
         json!({
             "name": c.name, "type": c.type_, "format": c.format,
@@ -24,7 +29,10 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
     let rows: Vec<Value> = objects
         .iter()
         .map(|obj| {
-            let mut cells = vec![Value::from(object::name(obj))];
+            let mut cells = Vec::with_capacity(columns.len() + 1);
+            if !names_itself {
+                cells.push(Value::from(object::name(obj)));
+            }
             cells.extend(columns.iter().map(|c| (c.cell)(obj)));
             let mut row = Map::new();
             row.insert("cells".to_owned(), cells.into());

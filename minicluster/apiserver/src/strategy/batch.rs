@@ -1,0 +1,356 @@
+//! Job and CronJob.
+//!
+//! Source: `pkg/apis/batch/v1/defaults.go`, `pkg/registry/batch/job/strategy.go`, `pkg/apis/batch/validation`.
+
+use serde_json::{Value, json};
+use windlass_crd::{
+    field::{self, Error, ErrorList, Path},
+    name,
+};
+
+use super::{
+    Column, Part, Strategy,
+    apps::{default_template, immutable},
+    columns, pod_defaults,
+    pod_spec::{self, not_negative, one_of},
+};
+use crate::{object, table};
+
+/// Job.
+pub(crate) struct Job;
+/// CronJob.
+pub(crate) struct CronJob;
+
+const INDEXED: &str = "Indexed";
+
+/// Completes the spec of a Job, its own or a CronJob's.
+fn default_spec(spec: &mut Value) {
+    let absent = |spec: &Value, field: &str| object::at(spec, &[field]).is_none();
+    if absent(spec, "completions") && absent(spec, "parallelism") {
+        object::set(spec, &["completions"], 1);
+        object::set(spec, &["parallelism"], 1);
+    }
+    if absent(spec, "parallelism") {
+        object::set(spec, &["parallelism"], 1);
+    }
+    if absent(spec, "backoffLimit") {
+        let per_index = object::at(spec, &["backoffLimitPerIndex"]).is_some();
+        object::set(spec, &["backoffLimit"], if per_index { i64::from(i32::MAX) } else { 6 });
+    }
+    if absent(spec, "podReplacementPolicy") {
+        let policy = object::at(spec, &["podFailurePolicy"]).is_some();
+        object::set(spec, &["podReplacementPolicy"], if policy { "Failed" } else { "TerminatingOrFailed" });
+    }
+}
+
+impl Strategy for Job {
+    fn default(&self, obj: &mut Value) {
+        default_template(obj);
+        if let Some(spec) = obj.get_mut("spec") {
+            default_spec(spec);
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        object::set(obj, &["status"], json!({}));
+        let manual = object::at(obj, &["spec", "manualSelector"]) == Some(&Value::Bool(true));
+        if !manual {
+            generate_selector(obj);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let path = field::root("spec");
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = ErrorList::new();
+        if object::at(spec, &["selector"]).is_none() {
+            errors.push(Error::required(path.child("selector"), ""));
+        }
+        validate_spec(spec, &path, &mut errors);
+        errors
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        if part != Part::Main {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(obj);
+        if object::text(old, &["spec", "completionMode"]) != INDEXED {
+            immutable(obj, old, &["spec", "completions"], &mut errors);
+        }
+        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
+            immutable(obj, old, &["spec", field], &mut errors);
+        }
+        let suspended = object::at(old, &["spec", "suspend"]) == Some(&Value::Bool(true));
+        let never_started = object::at(old, &["status", "startTime"]).is_none();
+        if !(suspended && never_started) {
+            immutable(obj, old, &["spec", "template"], &mut errors);
+        }
+        errors
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let mut out = vec![
+            columns::made("Status", job_status),
+            columns::made("Completions", completions),
+            columns::made("Duration", duration),
+            columns::age(),
+        ];
+        out.extend(columns::template(&["spec", "selector"]));
+        Some(out)
+    }
+
+    fn fields(&self) -> &'static [(&'static str, fn(&Value) -> String)] {
+        &[("status.successful", |o| object::number(o, &["status", "succeeded"]).unwrap_or(0).to_string())]
+    }
+}
+
+/// A Job finds its pods by labels that carry its own uid.
+fn generate_selector(obj: &mut Value) {
+    let (name, uid) = (object::name(obj).to_owned(), object::uid(obj).to_owned());
+    let labels = [
+        ("controller-uid", &uid),
+        ("batch.kubernetes.io/controller-uid", &uid),
+        ("job-name", &name),
+        ("batch.kubernetes.io/job-name", &name),
+    ];
+    for (key, value) in labels {
+        object::set(obj, &["spec", "template", "metadata", "labels", key], value.as_str());
+    }
+    object::set(obj, &["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"], uid);
+}
+
+fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex", "maxFailedIndexes"] {
+        not_negative(spec, field, path, errors);
+    }
+    one_of(spec, "completionMode", &[INDEXED, "NonIndexed"], path, errors);
+    if object::text(spec, &["completionMode"]) == INDEXED && object::number(spec, &["completions"]).is_none() {
+        let detail = "when completion mode is Indexed";
+        errors.push(Error::required(path.child("completions"), detail));
+    }
+    let pod = object::at(spec, &["template", "spec"]).unwrap_or(&Value::Null);
+    let at = path.child("template").child("spec");
+    let mut template = pod_spec::validate(pod, &at);
+    let restart = object::text(pod, &["restartPolicy"]);
+    if matches!(restart, "" | "Always") {
+        let wrong = at.child("restartPolicy");
+        let shown = wrong.to_string();
+        template.retain(|error| error.path != shown);
+        template.push(Error::required(&wrong, "valid values: \"OnFailure\", \"Never\""));
+    }
+    errors.extend(template);
+}
+
+fn condition<'v>(obj: &'v Value, kind: &str) -> Option<&'v Value> {
+    let conditions = object::list(obj, &["status", "conditions"]);
+    conditions.iter().find(|c| object::text(c, &["type"]) == kind && object::text(c, &["status"]) == "True")
+}
+
+fn job_status(obj: &Value) -> String {
+    let kinds = ["Complete", "Failed"];
+    if let Some(kind) = kinds.into_iter().find(|kind| condition(obj, kind).is_some()) {
+        return kind.to_owned();
+    }
+    if object::is_deleting(obj) {
+        return "Terminating".to_owned();
+    }
+    let kinds = [("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
+    let found = kinds.into_iter().find(|(kind, _)| condition(obj, kind).is_some());
+    found.map_or("Running", |(_, text)| text).to_owned()
+}
+
+fn completions(obj: &Value) -> String {
+    let done = object::number(obj, &["status", "succeeded"]).unwrap_or(0);
+    if let Some(wanted) = object::number(obj, &["spec", "completions"]) {
+        return format!("{done}/{wanted}");
+    }
+    match object::number(obj, &["spec", "parallelism"]).unwrap_or(0) {
+        many if many > 1 => format!("{done}/1 of {many}"),
+        _ => format!("{done}/1"),
+    }
+}
+
+fn duration(obj: &Value) -> String {
+    let start = object::text(obj, &["status", "startTime"]);
+    if start.is_empty() {
+        return String::new();
+    }
+    let ended = match object::text(obj, &["status", "completionTime"]) {
+        "" => condition(obj, "Failed").map_or("", |c| object::text(c, &["lastTransitionTime"])),
+        time => time,
+    };
+    match (start.parse::<jiff::Timestamp>(), ended.parse::<jiff::Timestamp>()) {
+        (Ok(start), Ok(end)) => table::human_duration(end.as_second() - start.as_second()),
+        _ => table::since(start),
+    }
+}
+
+impl Strategy for CronJob {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec/template/spec") {
+            pod_defaults::spec(spec);
+        }
+        if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec") {
+            default_spec(spec);
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        object::set(obj, &["status"], json!({}));
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let path = field::root("spec");
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = ErrorList::new();
+        let job = object::at(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null);
+        validate_spec(job, &path.child("jobTemplate").child("spec"), &mut errors);
+        let schedule = object::text(spec, &["schedule"]);
+        if schedule.is_empty() {
+            errors.push(Error::required(path.child("schedule"), ""));
+        } else if schedule.contains("TZ") {
+            let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
+            errors.push(Error::invalid(path.child("schedule"), schedule, detail));
+        } else if let Err(why) = check_schedule(schedule) {
+            errors.push(Error::invalid(path.child("schedule"), schedule, why));
+        }
+        not_negative(spec, "startingDeadlineSeconds", &path, &mut errors);
+        let policies = ["Allow", "Forbid", "Replace"];
+        one_of(spec, "concurrencyPolicy", &policies, &path, &mut errors);
+        not_negative(spec, "successfulJobsHistoryLimit", &path, &mut errors);
+        not_negative(spec, "failedJobsHistoryLimit", &path, &mut errors);
+        let given = object::name(obj);
+        if given.len() > 52 {
+            let detail = "must be no more than 52 characters";
+            errors.push(Error::invalid(field::root("metadata").child("name"), given, detail));
+        }
+        errors
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), String> {
+        name::dns1123_subdomain(name)
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let last = |obj: &Value| match object::text(obj, &["status", "lastScheduleTime"]) {
+            "" => "<none>".to_owned(),
+            time => table::since(time),
+        };
+        let joined = |field: &'static str| {
+            move |obj: &Value| {
+                let containers = object::list(obj, &["spec", "jobTemplate", "spec", "template", "spec", "containers"]);
+                let texts: Vec<&str> = containers.iter().map(|c| object::text(c, &[field])).collect();
+                Value::from(texts.join(","))
+            }
+        };
+        let suspend = |obj: &Value| match object::at(obj, &["spec", "suspend"]) {
+            Some(Value::Bool(true)) => "True".to_owned(),
+            Some(_) => "False".to_owned(),
+            None => "<unset>".to_owned(),
+        };
+        Some(vec![
+            columns::text("Schedule", &["spec", "schedule"]),
+            columns::text_or_none("Timezone", &["spec", "timeZone"]),
+            columns::made("Suspend", suspend),
+            columns::count("Active", &["status", "active"]),
+            columns::made("Last Schedule", last),
+            columns::age(),
+            Column::new("Containers", joined("name")).wide(),
+            Column::new("Images", joined("image")).wide(),
+            columns::made("Selector", |o| columns::selector(object::at(o, &["spec", "jobTemplate", "spec", "selector"]))).wide(),
+        ])
+    }
+}
+
+/// A schedule of five fields, or one of the names for one.
+fn check_schedule(schedule: &str) -> Result<(), String> {
+    const NAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+    if NAMES.contains(&schedule) || schedule.starts_with("@every ") {
+        return Ok(());
+    }
+    if schedule.starts_with('@') {
+        return Err(format!("unrecognized descriptor: {schedule}"));
+    }
+    let fields: Vec<&str> = schedule.split_whitespace().collect();
+    if fields.len() != 5 {
+        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
+    }
+    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
+    fields.iter().zip(bounds).enumerate().try_for_each(|(i, (text, bounds))| {
+        text.split(',').try_for_each(|part| check_part(part, bounds, i))
+    })
+}
+
+fn check_part(part: &str, (low, high): (u32, u32), field: usize) -> Result<(), String> {
+    const MONTHS: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+    let number = |text: &str| -> Result<u32, String> {
+        let lower = text.to_lowercase();
+        let names: &[&str] = match field {
+            3 => &MONTHS,
+            4 => &DAYS,
+            _ => &[],
+        };
+        if let Some(place) = names.iter().position(|name| *name == lower) {
+            return Ok(place as u32 + low);
+        }
+        text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+    };
+    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
+    if let Some(step) = step
+        && number(step)? == 0
+    {
+        return Err(format!("step of range should be a positive number: {part}"));
+    }
+    if matches!(range, "*" | "?") {
+        return Ok(());
+    }
+    let (start, end) = match range.split_once('-') {
+        Some((start, end)) => (number(start)?, number(end)?),
+        None => (number(range)?, number(range)?),
+    };
+    if start < low {
+        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
+    }
+    if end > high {
+        return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
+    }
+    if start > end {
+        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_default_and_find_their_pods() {
+        let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
+            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always"}]}}}});
+        Job.default(&mut job);
+        Job.prepare_create(&mut job);
+        assert_eq!(job["spec"]["completions"], 1);
+        assert_eq!(job["spec"]["backoffLimit"], 6);
+        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+        assert_eq!(Job.validate(&job), []);
+        job["spec"]["template"]["spec"]["restartPolicy"] = json!("Always");
+        let texts: Vec<String> = Job.validate(&job).iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
+    }
+
+    #[test]
+    fn schedules_are_checked() {
+        for good in ["* * * * *", "*/5 0-3 1,15 jan-mar mon", "@hourly", "@every 1h", "0 0 ? * *"] {
+            assert_eq!(check_schedule(good), Ok(()), "{good}");
+        }
+        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "x * * * *", "5-1 * * * *", "@never", "* * 0 * *"] {
+            assert!(check_schedule(bad).is_err(), "{bad}");
+        }
+        assert_eq!(check_schedule("* * *").unwrap_err(), "expected exactly 5 fields, found 3: [* * *]");
+    }
+}

@@ -1,0 +1,271 @@
+//! CustomResourceDefinitions: default names, and the checks of a definition itself.
+//!
+//! Source: `k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation`.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use windlass_crd::{
+    field::{self, Error, ErrorList, Path},
+    name, schema,
+};
+
+use super::{Column, Part, Strategy, apps::immutable};
+use crate::object;
+
+/// CustomResourceDefinition.
+pub(crate) struct CustomResourceDefinition;
+
+impl Strategy for CustomResourceDefinition {
+    fn default(&self, obj: &mut Value) {
+        let kind = object::text(obj, &["spec", "names", "kind"]).to_owned();
+        if kind.is_empty() {
+            return;
+        }
+        let names = ["spec", "names"];
+        for (field, value) in [("singular", kind.to_lowercase()), ("listKind", format!("{kind}List"))] {
+            let path = [names[0], names[1], field];
+            if object::text(obj, &path).is_empty() {
+                object::set(obj, &path, value);
+            }
+        }
+        if object::text(obj, &["spec", "conversion", "strategy"]).is_empty() {
+            object::set(obj, &["spec", "conversion", "strategy"], "None");
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        let stored: Vec<Value> = object::list(obj, &["spec", "versions"])
+            .iter()
+            .filter(|version| version.get("storage") == Some(&Value::Bool(true)))
+            .map(|version| version["name"].clone())
+            .collect();
+        object::set(obj, &["status", "storedVersions"], stored);
+        for (field, value) in [("conditions", json!([])), ("acceptedNames", json!({"plural": "", "kind": ""}))] {
+            if object::at(obj, &["status", field]).is_none() {
+                object::set(obj, &["status", field], value);
+            }
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let path = field::root("spec");
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = ErrorList::new();
+        names(obj, spec, &path, &mut errors);
+        versions(spec, &path.child("versions"), &mut errors);
+        conversion(spec, &path.child("conversion"), &mut errors);
+        if spec.get("preserveUnknownFields") == Some(&Value::Bool(true)) {
+            let detail = "must be false in order to use defaults in the schema";
+            errors.push(Error::invalid(path.child("preserveUnknownFields"), true, detail));
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        if part != Part::Main {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(obj);
+        let established = object::list(old, &["status", "conditions"])
+            .iter()
+            .any(|c| object::text(c, &["type"]) == "Established" && object::text(c, &["status"]) == "True");
+        immutable(obj, old, &["spec", "group"], &mut errors);
+        immutable(obj, old, &["spec", "names", "plural"], &mut errors);
+        if established {
+            immutable(obj, old, &["spec", "scope"], &mut errors);
+            immutable(obj, old, &["spec", "names", "kind"], &mut errors);
+        }
+        errors
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        None
+    }
+}
+
+fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let group = object::text(spec, &["group"]);
+    if group.is_empty() {
+        errors.push(Error::required(path.child("group"), ""));
+    } else if let Err(why) = name::dns1123_subdomain(group) {
+        errors.push(Error::invalid(path.child("group"), group, why));
+    } else if !group.contains('.') {
+        errors.push(Error::invalid(path.child("group"), group, "should be a domain with at least one dot"));
+    }
+    let scope = object::text(spec, &["scope"]);
+    match scope {
+        "" => errors.push(Error::required(path.child("scope"), "")),
+        "Cluster" | "Namespaced" => {}
+        other => errors.push(Error::not_supported(path.child("scope"), other, &["Cluster", "Namespaced"])),
+    }
+    let at = path.child("names");
+    let plural = object::text(spec, &["names", "plural"]);
+    for field in ["plural", "singular", "kind", "listKind"] {
+        let given = object::text(spec, &["names", field]);
+        if given.is_empty() {
+            errors.push(Error::required(at.child(field), ""));
+        } else {
+            let lower = given.to_lowercase();
+            let checked = if field.ends_with("ind") { lower.as_str() } else { given };
+            let faults = name::dns1035_label_faults(checked);
+            let detail = |why: String| {
+                if field.ends_with("ind") { format!("may have mixed case, but should otherwise match: {why}") } else { why }
+            };
+            errors.extend(faults.into_iter().map(|why| Error::invalid(at.child(field), given, detail(why))));
+        }
+    }
+    for (i, short) in object::list(spec, &["names", "shortNames"]).iter().enumerate() {
+        let text = short.as_str().unwrap_or_default();
+        let faults = name::dns1035_label_faults(text);
+        errors.extend(faults.into_iter().map(|why| Error::invalid(at.child("shortNames").index(i), text, why)));
+    }
+    let kind = object::text(spec, &["names", "kind"]);
+    if !kind.is_empty() && kind == object::text(spec, &["names", "listKind"]) {
+        errors.push(Error::invalid(at.child("listKind"), kind, "kind and listKind may not be the same"));
+    }
+    let expected = format!("{plural}.{group}");
+    let given = object::name(obj);
+    if !given.is_empty() && given != expected {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(Error::invalid(field::root("metadata").child("name"), given, detail));
+    }
+}
+
+fn versions(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let all = object::list(spec, &["versions"]);
+    let storing = all.iter().filter(|version| version.get("storage") == Some(&Value::Bool(true))).count();
+    let mut seen = BTreeSet::new();
+    for (i, version) in all.iter().enumerate() {
+        let at = path.index(i);
+        let given = object::text(version, &["name"]);
+        if !seen.insert(given) {
+            let detail = "must contain unique version names";
+            errors.push(Error::invalid(path, Value::from(all.to_vec()), detail));
+        }
+        let faults = name::dns1035_label_faults(given);
+        errors.extend(faults.into_iter().map(|why| Error::invalid(at.child("name"), given, why)));
+        let at_schema = at.child("schema").child("openAPIV3Schema");
+        match object::at(version, &["schema", "openAPIV3Schema"]) {
+            None => errors.push(Error::required(at_schema, "schemas are required")),
+            Some(value) => {
+                if let Err(more) = schema::from_crd_at(value, &at_schema) {
+                    errors.extend(more);
+                }
+            }
+        }
+        printer_columns(version, &at, errors);
+        subresources(version, &at.child("subresources"), errors);
+    }
+    if storing != 1 {
+        let detail = "must have exactly one version marked as storage version";
+        errors.push(Error::invalid(path, Value::from(all.to_vec()), detail));
+    }
+}
+
+fn printer_columns(version: &Value, path: &Path, errors: &mut ErrorList) {
+    for (i, column) in object::list(version, &["additionalPrinterColumns"]).iter().enumerate() {
+        let at = path.child("additionalPrinterColumns").index(i);
+        if object::text(column, &["name"]).is_empty() {
+            errors.push(Error::required(at.child("name"), ""));
+        }
+        let kinds = ["boolean", "date", "integer", "number", "string"];
+        let kind = object::text(column, &["type"]);
+        if kind.is_empty() {
+            errors.push(Error::required(at.child("type"), "must be one of boolean,date,integer,number,string"));
+        } else if !kinds.contains(&kind) {
+            errors.push(Error::invalid(at.child("type"), kind, "must be one of boolean,date,integer,number,string"));
+        }
+        if object::text(column, &["jsonPath"]).is_empty() {
+            errors.push(Error::required(at.child("jsonPath"), ""));
+        }
+    }
+}
+
+fn subresources(version: &Value, path: &Path, errors: &mut ErrorList) {
+    let Some(scale) = object::at(version, &["subresources", "scale"]) else { return };
+    for (field, prefix, required) in [
+        ("specReplicasPath", ".spec.", true),
+        ("statusReplicasPath", ".status.", true),
+        ("labelSelectorPath", ".", false),
+    ] {
+        let at = path.child("scale").child(field);
+        let given = object::text(scale, &[field]);
+        if given.is_empty() {
+            if required {
+                errors.push(Error::required(at, ""));
+            }
+        } else if !given.starts_with(prefix) {
+            let detail = match field {
+                "labelSelectorPath" => "should be a json path under either .spec or .status".to_owned(),
+                _ => format!("should be a json path under {}", prefix.trim_end_matches('.')),
+            };
+            errors.push(Error::invalid(at, given, detail));
+        }
+    }
+}
+
+fn conversion(spec: &Value, path: &Path, errors: &mut ErrorList) {
+    let strategy = object::text(spec, &["conversion", "strategy"]);
+    let webhook = object::at(spec, &["conversion", "webhook"]);
+    match strategy {
+        "Webhook" => {
+            if webhook.and_then(|webhook| object::at(webhook, &["clientConfig"])).is_none() {
+                let detail = "required when strategy is set to Webhook";
+                errors.push(Error::required(path.child("webhook").child("clientConfig"), detail));
+            }
+        }
+        "None" | "" => {
+            if webhook.is_some() {
+                let detail = "should not be set when strategy is not set to Webhook";
+                errors.push(Error::forbidden(path.child("webhook"), detail));
+            }
+        }
+        other => errors.push(Error::not_supported(path.child("strategy"), other, &["None", "Webhook"])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn definition() -> Value {
+        json!({"metadata": {"name": "crons.x.dev"}, "spec": {"group": "x.dev", "scope": "Namespaced",
+            "names": {"plural": "crons", "kind": "Cron"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}]}})
+    }
+
+    #[test]
+    fn names_default_and_a_good_definition_passes() {
+        let mut obj = definition();
+        CustomResourceDefinition.default(&mut obj);
+        CustomResourceDefinition.prepare_create(&mut obj);
+        assert_eq!(obj["spec"]["names"]["singular"], "cron");
+        assert_eq!(obj["spec"]["names"]["listKind"], "CronList");
+        assert_eq!(obj["status"]["storedVersions"], json!(["v1"]));
+        assert_eq!(CustomResourceDefinition.validate(&obj), []);
+    }
+
+    #[test]
+    fn faults_are_upstreams() {
+        let mut obj = definition();
+        CustomResourceDefinition.default(&mut obj);
+        obj["metadata"]["name"] = json!("other.x.dev");
+        obj["spec"]["scope"] = json!("Global");
+        obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"] = json!({"spec": {}});
+        obj["spec"]["versions"][0]["storage"] = json!(false);
+        obj["spec"]["versions"][0]["subresources"] = json!({"scale": {"specReplicasPath": ".status.x"}});
+        let texts: String =
+            CustomResourceDefinition.validate(&obj).iter().map(|e| format!("{}: {}\n", e.path, e.detail)).collect();
+        expect![[r#"
+            spec.scope: supported values: "Cluster", "Namespaced"
+            metadata.name: must be spec.names.plural+"."+spec.group
+            spec.versions[0].schema.openAPIV3Schema.properties[spec].type: must not be empty for specified object fields
+            spec.versions[0].subresources.scale.specReplicasPath: should be a json path under .spec
+            spec.versions[0].subresources.scale.statusReplicasPath: 
+            spec.versions: must have exactly one version marked as storage version
+        "#]]
+        .assert_eq(&texts);
+    }
+}

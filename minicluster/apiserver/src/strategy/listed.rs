@@ -1,0 +1,550 @@
+//! Kinds that need no more than defaults and columns: networking, storage, policy, extension and resource kinds.
+//!
+//! Source: `pkg/printers/internalversion/printers.go` for columns, `pkg/apis/*/*/defaults.go` for defaults.
+
+use serde_json::{Value, json};
+use windlass_crd::{field::ErrorList, quantity::Quantity};
+
+use super::{Column, Strategy, columns};
+use crate::{object, table};
+
+/// A kind as a few functions.
+pub(crate) struct Listed {
+    columns: fn() -> Vec<Column>,
+    default: fn(&mut Value),
+    validate: fn(&Value) -> ErrorList,
+    update: fn(&Value, &Value) -> ErrorList,
+    on_create: fn(&mut Value),
+}
+
+impl Listed {
+    /// A kind with these columns.
+    pub(super) const fn new(columns: fn() -> Vec<Column>) -> Self {
+        Self { columns, default: |_| {}, validate: |_| ErrorList::new(), update: |_, _| ErrorList::new(), on_create: |_| {} }
+    }
+
+    const fn defaults(self, default: fn(&mut Value)) -> Self {
+        Self { default, ..self }
+    }
+
+    /// With these checks.
+    pub(super) const fn checks(self, validate: fn(&Value) -> ErrorList) -> Self {
+        Self { validate, ..self }
+    }
+
+    /// With these checks of what changed from the old object.
+    pub(super) const fn keeps(self, update: fn(&Value, &Value) -> ErrorList) -> Self {
+        Self { update, ..self }
+    }
+
+    const fn begins(self, on_create: fn(&mut Value)) -> Self {
+        Self { on_create, ..self }
+    }
+}
+
+impl Strategy for Listed {
+    fn default(&self, obj: &mut Value) {
+        (self.default)(obj);
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        (self.on_create)(obj);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        (self.validate)(obj)
+    }
+
+    fn validate_update(&self, part: super::Part, obj: &Value, old: &Value) -> ErrorList {
+        if part != super::Part::Main {
+            return ErrorList::new();
+        }
+        let mut errors = (self.validate)(obj);
+        errors.extend((self.update)(obj, old));
+        errors
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        Some((self.columns)())
+    }
+}
+
+fn flag(name: &str, path: &'static [&'static str]) -> Column {
+    Column::new(name, move |obj| (object::at(obj, path) == Some(&Value::Bool(true))).into()).typed("boolean")
+}
+
+fn or_unset(name: &str, path: &'static [&'static str]) -> Column {
+    Column::new(name, move |obj| match object::at(obj, path) {
+        None => "<unset>".into(),
+        Some(Value::String(text)) if text.is_empty() => "<unset>".into(),
+        Some(Value::String(text)) => text.as_str().into(),
+        Some(other) => other.to_string().into(),
+    })
+}
+
+/// `RWO,ROX`: how upstream shortens access modes, each once.
+fn access_modes(modes: &[Value]) -> String {
+    let short = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let found = short.into_iter().filter(|(long, _)| modes.iter().any(|mode| mode == long)).map(|(_, short)| short);
+    found.collect::<Vec<_>>().join(",")
+}
+
+/// Ingress.
+pub(crate) const INGRESS: Listed = Listed::new(|| {
+    let hosts = |obj: &Value| {
+        let all: Vec<&str> =
+            object::list(obj, &["spec", "rules"]).iter().map(|rule| object::text(rule, &["host"])).collect();
+        let named: Vec<&str> = all.iter().copied().filter(|host| !host.is_empty()).collect();
+        match named.as_slice() {
+            [] => "*".to_owned(),
+            [a, b, c, rest @ ..] if !rest.is_empty() => format!("{a},{b},{c} + {} more...", rest.len()),
+            some => some.join(","),
+        }
+    };
+    let address = |obj: &Value| {
+        let all = object::list(obj, &["status", "loadBalancer", "ingress"]).iter();
+        let texts: Vec<&str> = all
+            .map(|one| match object::text(one, &["ip"]) {
+                "" => object::text(one, &["hostname"]),
+                ip => ip,
+            })
+            .collect();
+        texts.join(",")
+    };
+    let ports = |obj: &Value| (if object::list(obj, &["spec", "tls"]).is_empty() { "80" } else { "80, 443" }).to_owned();
+    vec![
+        columns::text_or_none("Class", &["spec", "ingressClassName"]),
+        columns::made("Hosts", hosts),
+        columns::made("Address", address),
+        columns::made("Ports", ports),
+        columns::age(),
+    ]
+})
+.begins(|obj| object::set(obj, &["status"], json!({"loadBalancer": {}})));
+
+/// IngressClass.
+pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
+    let parameters = |obj: &Value| {
+        let Some(reference) = object::at(obj, &["spec", "parameters"]) else { return "<none>".to_owned() };
+        let (group, kind) = (object::text(reference, &["apiGroup"]), object::text(reference, &["kind"]));
+        let dot = if group.is_empty() { String::new() } else { format!(".{group}") };
+        format!("{kind}{dot}/{}", object::text(reference, &["name"]))
+    };
+    vec![
+        columns::text("Controller", &["spec", "controller"]),
+        columns::made("Parameters", parameters),
+        columns::age(),
+    ]
+});
+
+/// NetworkPolicy.
+pub(crate) const NETWORK_POLICY: Listed = Listed::new(|| {
+    vec![columns::made("Pod-Selector", |o| columns::selector(object::at(o, &["spec", "podSelector"]))), columns::age()]
+})
+.defaults(|obj| {
+    if !object::list(obj, &["spec", "policyTypes"]).is_empty() || object::at(obj, &["spec"]).is_none() {
+        return;
+    }
+    let egress = !object::list(obj, &["spec", "egress"]).is_empty();
+    let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
+    object::set(obj, &["spec", "policyTypes"], types);
+});
+
+/// IPAddress.
+pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
+    let parent = |obj: &Value| {
+        let text = |field: &str| object::text(obj, &["spec", "parentRef", field]).to_owned();
+        let parts = [text("resource"), text("group"), text("namespace"), text("name")];
+        let dotted: Vec<&str> = parts[..2].iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let rest: Vec<&str> = parts[2..].iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        format!("{}/{}", dotted.join("."), rest.join("/"))
+    };
+    vec![columns::made("ParentRef", parent), columns::age()]
+});
+
+/// ServiceCIDR.
+pub(crate) const SERVICE_CIDR: Listed = Listed::new(|| {
+    let cidrs = |obj: &Value| {
+        let all: Vec<&str> = object::list(obj, &["spec", "cidrs"]).iter().filter_map(Value::as_str).collect();
+        all.join(",")
+    };
+    vec![columns::made("CIDRs", cidrs), columns::age()]
+});
+
+fn terminating_or(obj: &Value, phase: &str) -> String {
+    if object::is_deleting(obj) { "Terminating".to_owned() } else { phase.to_owned() }
+}
+
+/// PersistentVolume.
+pub(crate) const PERSISTENT_VOLUME: Listed = Listed::new(|| {
+    let claim = |obj: &Value| match object::at(obj, &["spec", "claimRef"]) {
+        Some(claim) => format!("{}/{}", object::text(claim, &["namespace"]), object::text(claim, &["name"])),
+        None => String::new(),
+    };
+    vec![
+        columns::text("Capacity", &["spec", "capacity", "storage"]),
+        columns::made("Access Modes", |o| access_modes(object::list(o, &["spec", "accessModes"]))),
+        columns::text("Reclaim Policy", &["spec", "persistentVolumeReclaimPolicy"]),
+        columns::made("Status", |o| terminating_or(o, object::text(o, &["status", "phase"]))),
+        columns::made("Claim", claim),
+        columns::text("StorageClass", &["spec", "storageClassName"]),
+        or_unset("VolumeAttributesClass", &["spec", "volumeAttributesClassName"]),
+        columns::text("Reason", &["status", "reason"]),
+        columns::age(),
+        or_unset("VolumeMode", &["spec", "volumeMode"]).wide(),
+    ]
+})
+.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})));
+
+/// PersistentVolumeClaim.
+pub(crate) const PERSISTENT_VOLUME_CLAIM: Listed = Listed::new(|| {
+    let bound = |obj: &Value| !object::text(obj, &["spec", "volumeName"]).is_empty();
+    let capacity = move |obj: &Value| {
+        let text = object::text(obj, &["status", "capacity", "storage"]);
+        Value::from(if bound(obj) { text } else { "" })
+    };
+    let modes = move |obj: &Value| {
+        let text = access_modes(object::list(obj, &["status", "accessModes"]));
+        Value::from(if bound(obj) { text } else { String::new() })
+    };
+    vec![
+        columns::made("Status", |o| terminating_or(o, object::text(o, &["status", "phase"]))),
+        columns::text("Volume", &["spec", "volumeName"]),
+        Column::new("Capacity", capacity),
+        Column::new("Access Modes", modes),
+        columns::text("StorageClass", &["spec", "storageClassName"]),
+        or_unset("VolumeAttributesClass", &["spec", "volumeAttributesClassName"]),
+        columns::age(),
+        or_unset("VolumeMode", &["spec", "volumeMode"]).wide(),
+    ]
+})
+.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})));
+
+/// StorageClass.
+pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
+    let name = |obj: &Value| {
+        let default = object::text(obj, &["metadata", "annotations", "storageclass.kubernetes.io/is-default-class"]);
+        let mark = if default == "true" { " (default)" } else { "" };
+        format!("{}{mark}", object::name(obj))
+    };
+    vec![
+        Column { format: "name", ..columns::made("Name", name) },
+        columns::text("Provisioner", &["provisioner"]),
+        columns::text("ReclaimPolicy", &["reclaimPolicy"]),
+        columns::text("VolumeBindingMode", &["volumeBindingMode"]),
+        flag("AllowVolumeExpansion", &["allowVolumeExpansion"]),
+        columns::age(),
+    ]
+});
+
+/// VolumeAttributesClass.
+pub(crate) const VOLUME_ATTRIBUTES_CLASS: Listed =
+    Listed::new(|| vec![columns::text("DriverName", &["driverName"]), columns::age()]);
+
+/// VolumeAttachment.
+pub(crate) const VOLUME_ATTACHMENT: Listed = Listed::new(|| {
+    vec![
+        columns::text("Attacher", &["spec", "attacher"]),
+        columns::text("PV", &["spec", "source", "persistentVolumeName"]),
+        columns::text("Node", &["spec", "nodeName"]),
+        flag("Attached", &["status", "attached"]),
+        columns::age(),
+    ]
+});
+
+/// CSIDriver.
+pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
+    let modes = |obj: &Value| {
+        let all: Vec<&str> =
+            object::list(obj, &["spec", "volumeLifecycleModes"]).iter().filter_map(Value::as_str).collect();
+        columns::or_none(&all.join(","))
+    };
+    let audiences = |obj: &Value| {
+        let all: Vec<&str> =
+            object::list(obj, &["spec", "tokenRequests"]).iter().map(|t| object::text(t, &["audience"])).collect();
+        if all.is_empty() { "<unset>".to_owned() } else { all.join(",") }
+    };
+    vec![
+        flag("AttachRequired", &["spec", "attachRequired"]),
+        flag("PodInfoOnMount", &["spec", "podInfoOnMount"]),
+        flag("StorageCapacity", &["spec", "storageCapacity"]),
+        columns::made("TokenRequests", audiences),
+        flag("RequiresRepublish", &["spec", "requiresRepublish"]),
+        columns::made("Modes", modes),
+        columns::age(),
+    ]
+});
+
+/// CSINode.
+pub(crate) const CSI_NODE: Listed = Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()]);
+
+/// CSIStorageCapacity.
+pub(crate) const CSI_STORAGE_CAPACITY: Listed = Listed::new(|| {
+    vec![columns::text("StorageClassName", &["storageClassName"]), columns::text("Capacity", &["capacity"])]
+});
+
+/// PodDisruptionBudget.
+pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
+    let value = |path: &'static [&'static str]| {
+        move |obj: &Value| match object::at(obj, path) {
+            Some(Value::String(text)) => text.as_str().into(),
+            Some(other) => other.to_string().into(),
+            None => Value::from("N/A"),
+        }
+    };
+    vec![
+        Column::new("Min Available", value(&["spec", "minAvailable"])),
+        Column::new("Max Unavailable", value(&["spec", "maxUnavailable"])),
+        columns::number("Allowed Disruptions", &["status", "disruptionsAllowed"]),
+        columns::age(),
+    ]
+});
+
+/// HorizontalPodAutoscaler, v1 and v2.
+pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
+    let reference = |obj: &Value| {
+        let text = |field: &str| object::text(obj, &["spec", "scaleTargetRef", field]);
+        format!("{}/{}", text("kind"), text("name"))
+    };
+    let minimum = |obj: &Value| object::number(obj, &["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string());
+    vec![
+        columns::made("Reference", reference),
+        columns::made("Targets", metric_targets),
+        columns::made("MinPods", minimum),
+        columns::number("MaxPods", &["spec", "maxReplicas"]),
+        columns::number("Replicas", &["status", "currentReplicas"]),
+        columns::age(),
+    ]
+})
+.defaults(|obj| {
+    let is_v2 = object::text(obj, &["apiVersion"]) == "autoscaling/v2";
+    if is_v2 && object::list(obj, &["spec", "metrics"]).is_empty() && object::at(obj, &["spec"]).is_some() {
+        let cpu = json!([{"type": "Resource", "resource": {
+            "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
+        object::set(obj, &["spec", "metrics"], cpu);
+    }
+});
+
+fn metric_targets(obj: &Value) -> String {
+    let metrics = object::list(obj, &["spec", "metrics"]);
+    if let Some(target) = object::number(obj, &["spec", "targetCPUUtilizationPercentage"]) {
+        let current = object::number(obj, &["status", "currentCPUUtilizationPercentage"]);
+        return format!("cpu: {}/{target}%", current.map_or("<unknown>".to_owned(), |n| format!("{n}%")));
+    }
+    if metrics.is_empty() {
+        return "<none>".to_owned();
+    }
+    let current = object::list(obj, &["status", "currentMetrics"]);
+    let shown: Vec<String> = metrics.iter().take(2).enumerate().map(|(i, metric)| one_target(metric, current.get(i))).collect();
+    let more = metrics.len().saturating_sub(shown.len());
+    let suffix = if more > 0 { format!(" + {more} more...") } else { String::new() };
+    format!("{}{suffix}", shown.join(", "))
+}
+
+fn one_target(metric: &Value, current: Option<&Value>) -> String {
+    let source = match object::text(metric, &["type"]) {
+        "Resource" => "resource",
+        "ContainerResource" => "containerResource",
+        "Pods" => "pods",
+        "Object" => "object",
+        "External" => "external",
+        _ => return "<unknown type>".to_owned(),
+    };
+    let target = object::at(metric, &[source, "target"]).unwrap_or(&Value::Null);
+    let now = current.and_then(|current| object::at(current, &[source, "current"])).unwrap_or(&Value::Null);
+    let show = |value: &Value| {
+        object::number(value, &["averageUtilization"])
+            .map(|n| format!("{n}%"))
+            .or_else(|| object::at(value, &["averageValue"]).and_then(Value::as_str).map(str::to_owned))
+            .or_else(|| object::at(value, &["value"]).and_then(Value::as_str).map(str::to_owned))
+    };
+    let name = object::text(metric, &[source, "name"]);
+    let prefix = if name.is_empty() { String::new() } else { format!("{name}: ") };
+    format!("{prefix}{}/{}", show(now).unwrap_or_else(|| "<unknown>".into()), show(target).unwrap_or_else(|| "<auto>".into()))
+}
+
+/// ResourceQuota.
+pub(crate) const RESOURCE_QUOTA: Listed = Listed::new(|| {
+    let used = |obj: &Value, limits: bool| {
+        let hard = object::at(obj, &["status", "hard"]).and_then(Value::as_object);
+        let shown = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") == limits);
+        let texts: Vec<String> = shown
+            .map(|(name, hard)| {
+                let used = object::at(obj, &["status", "used", name]).and_then(|v| Quantity::from_json(v).ok());
+                let used = used.map_or_else(|| "0".to_owned(), |quantity| quantity.to_string());
+                format!("{name}: {used}/{}", hard.as_str().unwrap_or_default())
+            })
+            .collect();
+        texts.join(", ")
+    };
+    vec![
+        Column::new("Request", move |obj| used(obj, false).into()),
+        Column::new("Limit", move |obj| used(obj, true).into()),
+        columns::age(),
+    ]
+});
+
+/// CertificateSigningRequest.
+pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
+    let duration = |obj: &Value| match object::number(obj, &["spec", "expirationSeconds"]) {
+        Some(seconds) => table::human_duration(seconds),
+        None => "<none>".to_owned(),
+    };
+    let condition = |obj: &Value| {
+        let conditions = object::list(obj, &["status", "conditions"]);
+        let has = |kind: &str| conditions.iter().any(|c| object::text(c, &["type"]) == kind);
+        let mut words = Vec::new();
+        if has("Denied") {
+            words.push("Denied");
+        } else if has("Approved") {
+            words.push("Approved");
+        } else {
+            words.push("Pending");
+        }
+        if has("Failed") {
+            words.push("Failed");
+        }
+        if !object::text(obj, &["status", "certificate"]).is_empty() {
+            words.push("Issued");
+        }
+        words.join(",")
+    };
+    vec![
+        columns::age(),
+        columns::text("SignerName", &["spec", "signerName"]),
+        columns::text("Requestor", &["spec", "username"]),
+        columns::made("RequestedDuration", duration),
+        columns::made("Condition", condition),
+    ]
+});
+
+/// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
+pub(crate) const WEBHOOKS: Listed = Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]);
+
+fn policy_columns(rules: &'static str) -> Vec<Column> {
+    let kind = |obj: &Value| match object::at(obj, &["spec", "paramKind"]) {
+        Some(kind) => format!("{}/{}", object::text(kind, &["apiVersion"]), object::text(kind, &["kind"])),
+        None => "<unset>".to_owned(),
+    };
+    let heading = if rules == "validations" { "Validations" } else { "Mutations" };
+    let count = move |obj: &Value| object::list(obj, &["spec", rules]).len().into();
+    vec![Column::new(heading, count).typed("integer"), columns::made("ParamKind", kind), columns::age()]
+}
+
+/// ValidatingAdmissionPolicy.
+pub(crate) const VALIDATING_POLICY: Listed = Listed::new(|| policy_columns("validations"));
+/// MutatingAdmissionPolicy.
+pub(crate) const MUTATING_POLICY: Listed = Listed::new(|| policy_columns("mutations"));
+
+/// Bindings of admission policies.
+pub(crate) const POLICY_BINDING: Listed = Listed::new(|| {
+    let parameters = |obj: &Value| {
+        let Some(reference) = object::at(obj, &["spec", "paramRef"]) else { return "<unset>".to_owned() };
+        let (namespace, name) = (object::text(reference, &["namespace"]), object::text(reference, &["name"]));
+        match (namespace, name) {
+            (_, "") => "*".to_owned(),
+            ("", name) => name.to_owned(),
+            (namespace, name) => format!("{namespace}/{name}"),
+        }
+    };
+    vec![columns::text("PolicyName", &["spec", "policyName"]), columns::made("ParamRef", parameters), columns::age()]
+});
+
+/// APIService.
+pub(crate) const API_SERVICE: Listed = Listed::new(|| {
+    let service = |obj: &Value| match object::at(obj, &["spec", "service"]) {
+        Some(service) => format!("{}/{}", object::text(service, &["namespace"]), object::text(service, &["name"])),
+        None => "Local".to_owned(),
+    };
+    let available = |obj: &Value| {
+        let conditions = object::list(obj, &["status", "conditions"]);
+        let Some(found) = conditions.iter().find(|c| object::text(c, &["type"]) == "Available") else {
+            return "Unknown".to_owned();
+        };
+        match object::text(found, &["status"]) {
+            "True" => "True".to_owned(),
+            status => format!("{status} ({})", object::text(found, &["reason"])),
+        }
+    };
+    vec![columns::made("Service", service), columns::made("Available", available), columns::age()]
+});
+
+/// RuntimeClass.
+pub(crate) const RUNTIME_CLASS: Listed = Listed::new(|| vec![columns::text("Handler", &["handler"]), columns::age()]);
+
+/// FlowSchema.
+pub(crate) const FLOW_SCHEMA: Listed = Listed::new(|| {
+    let missing = |obj: &Value| {
+        let conditions = object::list(obj, &["status", "conditions"]);
+        let dangling = conditions.iter().find(|c| object::text(c, &["type"]) == "Dangling");
+        dangling.map_or("?", |c| object::text(c, &["status"])).to_owned()
+    };
+    vec![
+        columns::text("PriorityLevel", &["spec", "priorityLevelConfiguration", "name"]),
+        columns::number("MatchingPrecedence", &["spec", "matchingPrecedence"]),
+        columns::text_or_none("DistinguisherMethod", &["spec", "distinguisherMethod", "type"]),
+        columns::age(),
+        columns::made("MissingPL", missing),
+    ]
+});
+
+/// PriorityLevelConfiguration.
+pub(crate) const PRIORITY_LEVEL: Listed = Listed::new(|| {
+    vec![
+        columns::text("Type", &["spec", "type"]),
+        or_none_number("NominalConcurrencyShares", &["spec", "limited", "nominalConcurrencyShares"]),
+        or_none_number("Queues", &["spec", "limited", "limitResponse", "queuing", "queues"]),
+        or_none_number("HandSize", &["spec", "limited", "limitResponse", "queuing", "handSize"]),
+        or_none_number("QueueLengthLimit", &["spec", "limited", "limitResponse", "queuing", "queueLengthLimit"]),
+        columns::age(),
+    ]
+});
+
+fn or_none_number(name: &str, path: &'static [&'static str]) -> Column {
+    Column::new(name, move |obj| object::number(obj, path).map_or("<none>".into(), |n| n.to_string().into()))
+}
+
+/// PodTemplate's and other kinds' columns beside the age come from their own strategies; these have the age alone.
+pub(crate) const AGED: Listed = Listed::new(|| vec![columns::age()]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cells(kind: &Listed, obj: &Value) -> Vec<Value> {
+        let columns = (kind.columns)().into_iter().filter(|c| c.name != "Age");
+        columns.map(|c| (c.cell)(obj)).collect()
+    }
+
+    #[test]
+    fn cells_are_upstreams() {
+        let claim = json!({"spec": {"volumeName": "pv1", "storageClassName": "fast", "volumeMode": "Filesystem"},
+            "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce", "ReadOnlyMany"], "capacity": {"storage": "1Gi"}}});
+        assert_eq!(
+            cells(&PERSISTENT_VOLUME_CLAIM, &claim),
+            ["Bound", "pv1", "1Gi", "RWO,ROX", "fast", "<unset>", "Filesystem"].map(Value::from)
+        );
+        let budget = json!({"spec": {"minAvailable": "50%"}, "status": {"disruptionsAllowed": 1}});
+        assert_eq!(cells(&POD_DISRUPTION_BUDGET, &budget), [json!("50%"), json!("N/A"), json!(1)]);
+        let scaler = json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}, "minReplicas": 1, "maxReplicas": 3,
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]}});
+        assert_eq!(
+            cells(&AUTOSCALER, &scaler),
+            [json!("Deployment/web"), json!("cpu: <unknown>/80%"), json!("1"), json!(3), json!(0)]
+        );
+        let ingress = json!({"spec": {"rules": [{"host": "a"}, {"host": "b"}, {"host": "c"}, {"host": "d"}], "tls": [{}]}});
+        assert_eq!(cells(&INGRESS, &ingress), ["<none>", "a,b,c + 1 more...", "", "80, 443"].map(Value::from));
+    }
+
+    #[test]
+    fn network_policies_default_their_types() {
+        let mut policy = json!({"spec": {"egress": [{}]}});
+        NETWORK_POLICY.default(&mut policy);
+        assert_eq!(policy["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+    }
+}

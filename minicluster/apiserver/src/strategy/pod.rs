@@ -1,0 +1,303 @@
+//! Pods: defaults, quality of service, what an update may change, how long a deletion waits.
+//!
+//! Source: `pkg/registry/core/pod/strategy.go` and `ValidatePodUpdate`.
+
+use serde_json::{Value, json};
+use windlass_crd::{
+    field::{self, Error, ErrorList},
+    quantity::Quantity,
+};
+
+use super::{Column, Part, Strategy, pod_columns, pod_defaults, pod_spec};
+use crate::object;
+
+/// Pod.
+pub(crate) struct Pod;
+
+/// PodTemplate.
+pub(crate) struct PodTemplate;
+
+impl Strategy for Pod {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = obj.get_mut("spec") {
+            pod_defaults::spec(spec);
+            pod_defaults::pod(spec);
+        }
+    }
+
+    fn prepare_create(&self, obj: &mut Value) {
+        let mut status = json!({"phase": "Pending", "qosClass": quality_of_service(obj)});
+        if !object::list(obj, &["spec", "schedulingGates"]).is_empty() {
+            status["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": null, "lastTransitionTime": null,
+            }]);
+        }
+        object::set(obj, &["status"], status);
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let spec = obj.get("spec").unwrap_or(&Value::Null);
+        let mut errors = pod_spec::validate(spec, &field::root("spec"));
+        if !object::list(spec, &["ephemeralContainers"]).is_empty() && object::text(obj, &["metadata", "uid"]).is_empty() {
+            let path = field::root("spec").child("ephemeralContainers");
+            errors.push(Error::forbidden(path, "cannot be set on create"));
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        match part {
+            Part::Main => {
+                let mut errors = self.validate(obj);
+                errors.extend(validate_change(obj, old));
+                errors
+            }
+            Part::EphemeralContainers => validate_ephemeral(obj, old),
+            Part::Status | Part::Resize | Part::Server => ErrorList::new(),
+        }
+    }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        Some(pod_columns::all())
+    }
+
+    fn fields(&self) -> &'static [(&'static str, fn(&Value) -> String)] {
+        &[
+            ("spec.nodeName", |o| object::text(o, &["spec", "nodeName"]).to_owned()),
+            ("spec.restartPolicy", |o| object::text(o, &["spec", "restartPolicy"]).to_owned()),
+            ("spec.schedulerName", |o| object::text(o, &["spec", "schedulerName"]).to_owned()),
+            ("spec.serviceAccountName", |o| object::text(o, &["spec", "serviceAccountName"]).to_owned()),
+            ("spec.hostNetwork", |o| (object::at(o, &["spec", "hostNetwork"]) == Some(&Value::Bool(true))).to_string()),
+            ("status.phase", |o| object::text(o, &["status", "phase"]).to_owned()),
+            ("status.podIP", |o| object::text(o, &["status", "podIP"]).to_owned()),
+            ("status.nominatedNodeName", |o| object::text(o, &["status", "nominatedNodeName"]).to_owned()),
+        ]
+    }
+
+    fn grace_period(&self, obj: &Value, asked: Option<i64>) -> Option<i64> {
+        let own = || object::number(obj, &["spec", "terminationGracePeriodSeconds"]).unwrap_or(0);
+        let unbound = object::text(obj, &["spec", "nodeName"]).is_empty();
+        let ended = matches!(object::text(obj, &["status", "phase"]), "Succeeded" | "Failed");
+        if unbound || ended {
+            return Some(0);
+        }
+        let seconds = asked.unwrap_or_else(own);
+        Some(if seconds < 0 { 1 } else { seconds })
+    }
+}
+
+impl Strategy for PodTemplate {
+    fn default(&self, obj: &mut Value) {
+        if let Some(spec) = obj.pointer_mut("/template/spec") {
+            pod_defaults::spec(spec);
+        }
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let spec = obj.pointer("/template/spec").unwrap_or(&Value::Null);
+        pod_spec::validate(spec, &field::root("template").child("spec"))
+    }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of all containers.
+pub(crate) fn quality_of_service(pod: &Value) -> &'static str {
+    const COMPUTE: [&str; 2] = ["cpu", "memory"];
+    let containers: Vec<&Value> = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|list| object::list(pod, &["spec", list]))
+        .collect();
+    let quantity = |container: &Value, list: &str, resource: &str| {
+        let value = object::at(container, &["resources", list, resource])?;
+        Quantity::from_json(value).ok().filter(|quantity| quantity.signum() > 0)
+    };
+    let asks = |c: &&Value| {
+        COMPUTE.iter().any(|r| quantity(c, "requests", r).is_some() || quantity(c, "limits", r).is_some())
+    };
+    if !containers.iter().any(asks) {
+        return "BestEffort";
+    }
+    let guaranteed = |c: &&Value| {
+        COMPUTE.iter().all(|r| {
+            let limit = quantity(c, "limits", r);
+            let request = quantity(c, "requests", r).or_else(|| limit.clone());
+            limit.is_some() && request == limit
+        })
+    };
+    if containers.iter().all(guaranteed) { "Guaranteed" } else { "Burstable" }
+}
+
+const CHANGE_FORBIDDEN: &str = "pod updates may not change fields other than \
+    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
+    `spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
+    (allow it to be set to 1 if it was previously negative)";
+
+/// Only a few fields of a running pod may change.
+fn validate_change(obj: &Value, old: &Value) -> ErrorList {
+    let path = field::root("spec");
+    let mut errors = ErrorList::new();
+    for list in ["containers", "initContainers"] {
+        let (new, old) = (object::list(obj, &["spec", list]).len(), object::list(old, &["spec", list]).len());
+        if new != old {
+            let (detail, at) = ("pod updates may not add or remove containers", path.child(list));
+            errors.push(Error::forbidden(at, detail));
+        }
+    }
+    if !errors.is_empty() {
+        return errors;
+    }
+    deadline(obj, old, &mut errors);
+    let mut masked = obj.get("spec").cloned().unwrap_or_default();
+    let before = old.get("spec").cloned().unwrap_or_default();
+    for list in ["containers", "initContainers"] {
+        let images: Vec<Value> = object::list(&before, &[list]).iter().map(|c| c["image"].clone()).collect();
+        for (container, image) in pod_defaults::items(&mut masked, list).zip(images) {
+            container["image"] = image;
+        }
+    }
+    take_back(&mut masked, &before, "activeDeadlineSeconds");
+    let tolerations = object::list(&masked, &["tolerations"]);
+    if object::list(&before, &["tolerations"]).iter().all(|one| tolerations.contains(one)) {
+        take_back(&mut masked, &before, "tolerations");
+    }
+    let gates = object::list(&before, &["schedulingGates"]);
+    if object::list(&masked, &["schedulingGates"]).iter().all(|gate| gates.contains(gate)) {
+        take_back(&mut masked, &before, "schedulingGates");
+        if !gates.is_empty() {
+            take_back(&mut masked, &before, "nodeSelector");
+            take_back(&mut masked, &before, "affinity");
+        }
+    }
+    let grace = |spec: &Value| object::number(spec, &["terminationGracePeriodSeconds"]);
+    if grace(&before).is_some_and(|seconds| seconds < 0) && grace(&masked) == Some(1) {
+        take_back(&mut masked, &before, "terminationGracePeriodSeconds");
+    }
+    if masked != before {
+        let detail = format!("{CHANGE_FORBIDDEN}\n{}", difference(&before, &masked));
+        errors.push(Error::forbidden(&path, detail));
+    }
+    errors
+}
+
+fn take_back(spec: &mut Value, old: &Value, field: &str) {
+    match old.get(field) {
+        Some(value) => spec[field] = value.clone(),
+        None => {
+            object::remove(spec, &[field]);
+        }
+    }
+}
+
+/// The fields of a spec that differ, old and new, one a line.
+fn difference(old: &Value, new: &Value) -> String {
+    let empty = serde_json::Map::new();
+    let (a, b) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
+    let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let mut out = String::new();
+    for name in names {
+        if a.get(name) != b.get(name) {
+            for (sign, value) in [("-", a.get(name)), ("+", b.get(name))] {
+                if let Some(value) = value {
+                    out.push_str(&format!("{sign} {name}: {value}\n"));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn deadline(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    const FIELD: [&str; 2] = ["spec", "activeDeadlineSeconds"];
+    let path = field::root("spec").child("activeDeadlineSeconds");
+    match (object::number(obj, &FIELD), object::number(old, &FIELD)) {
+        (None, Some(_)) => errors.push(Error::invalid(path, Value::Null, "must not update from a positive integer to nil value")),
+        (Some(new), Some(old)) if new > old => {
+            errors.push(Error::invalid(path, new, "must be less than or equal to previous value"));
+        }
+        _ => {}
+    }
+}
+
+/// Ephemeral containers can be added, and nothing else.
+fn validate_ephemeral(obj: &Value, old: &Value) -> ErrorList {
+    let path = field::root("spec").child("ephemeralContainers");
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    let mut errors = pod_spec::validate(spec, &field::root("spec"));
+    let new = object::list(spec, &["ephemeralContainers"]);
+    for container in object::list(old, &["spec", "ephemeralContainers"]) {
+        let name = object::text(container, &["name"]);
+        match new.iter().find(|one| object::text(one, &["name"]) == name) {
+            None => errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be removed\n"))),
+            Some(same) if same != container => {
+                errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be changed\n")));
+            }
+            Some(_) => {}
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quality_of_service_is_upstreams() {
+        let pod = |resources: Value| json!({"spec": {"containers": resources.as_array().unwrap().iter()
+            .map(|r| json!({"resources": r})).collect::<Vec<_>>()}});
+        let cases = [
+            (json!([{}]), "BestEffort"),
+            (json!([{"requests": {"cpu": "1"}}]), "Burstable"),
+            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}}]), "Guaranteed"),
+            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}]), "Guaranteed"),
+            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}]), "Burstable"),
+            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}}, {}]), "Burstable"),
+            (json!([{"requests": {"nvidia.com/gpu": "1"}}]), "BestEffort"),
+        ];
+        for (resources, class) in cases {
+            assert_eq!(quality_of_service(&pod(resources.clone())), class, "{resources}");
+        }
+    }
+
+    fn running() -> Value {
+        json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"restartPolicy": "Always", "nodeName": "n",
+            "terminationGracePeriodSeconds": 30,
+            "containers": [{"name": "c", "image": "i:1", "imagePullPolicy": "Always"}],
+            "tolerations": [{"key": "a", "operator": "Exists"}]}})
+    }
+
+    fn change(f: impl Fn(&mut Value)) -> Vec<String> {
+        let mut new = running();
+        f(&mut new);
+        Pod.validate_update(Part::Main, &new, &running()).iter().map(|e| e.to_string()).collect()
+    }
+
+    #[test]
+    fn few_fields_may_change() {
+        assert_eq!(change(|_| {}), Vec::<String>::new());
+        assert_eq!(change(|p| p["spec"]["containers"][0]["image"] = json!("i:2")), Vec::<String>::new());
+        assert_eq!(change(|p| p["spec"]["tolerations"].as_array_mut().unwrap().push(json!({"key": "b", "operator": "Exists"}))), Vec::<String>::new());
+        assert_eq!(change(|p| p["spec"]["activeDeadlineSeconds"] = json!(5)), Vec::<String>::new());
+        let refused = change(|p| p["spec"]["nodeName"] = json!("other"));
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"));
+        assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
+        assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
+        let more = change(|p| p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"})));
+        assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+    }
+
+    #[test]
+    fn deletion_waits_for_bound_pods_only() {
+        let pod = running();
+        assert_eq!(Pod.grace_period(&pod, None), Some(30));
+        assert_eq!(Pod.grace_period(&pod, Some(5)), Some(5));
+        let mut unbound = pod.clone();
+        unbound["spec"]["nodeName"] = json!("");
+        assert_eq!(Pod.grace_period(&unbound, None), Some(0));
+        let mut ended = pod;
+        ended["status"] = json!({"phase": "Succeeded"});
+        assert_eq!(Pod.grace_period(&ended, Some(30)), Some(0));
+    }
+}
