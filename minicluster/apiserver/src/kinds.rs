@@ -7,7 +7,10 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy, access, apps, batch, core as plain, definition, listed, namespace, pod, service},
+    strategy::{
+        Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed, namespace, node, pod,
+        service,
+    },
 };
 
 /// A row being written.
@@ -129,8 +132,8 @@ fn core() -> Vec<Row> {
         v1("Binding", "bindings").verbs(Verbs::CREATE),
         v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
         v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
-        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(plain::Event),
-        v1("LimitRange", "limitranges").short(&["limits"]),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(event::Event),
+        v1("LimitRange", "limitranges").short(&["limits"]).by(listed::LIMIT_RANGE),
         v1("Namespace", "namespaces")
             .short(&["ns"])
             .cluster()
@@ -145,7 +148,7 @@ fn core() -> Vec<Row> {
             "v1",
             "NodeProxyOptions",
         )
-        .by(plain::Node),
+        .by(node::Node),
         v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status().by(listed::PERSISTENT_VOLUME),
         v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status().by(listed::PERSISTENT_VOLUME_CLAIM),
         v1("Pod", "pods")
@@ -209,13 +212,13 @@ fn workloads() -> Vec<Row> {
             .all()
             .converts(crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
         kind("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             .short(&["hpa"])
             .all()
             .stored_as("autoscaling/v2", crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
     ]
 }
 
@@ -299,7 +302,7 @@ fn other() -> Vec<Row> {
     let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
     vec![
         kind("coordination.k8s.io", "v1", "Lease", "leases").by(plain::Lease),
-        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()).by(plain::Event),
+        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()).by(event::Event),
         flow("FlowSchema", "flowschemas").by(listed::FLOW_SCHEMA),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),
