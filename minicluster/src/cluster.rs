@@ -128,7 +128,17 @@ pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), Clust
                 let client = door.client(Identity::new(user, &["system:nodes"])).await?;
                 tasks.spawn(parts::kubelet(client, node, front.as_ref().map(|f| Arc::clone(&f.pki)), stop));
             }
-            Component::Proxy | Component::Dns => {}
+            #[cfg(feature = "node")]
+            Component::Proxy => {
+                let client = door.client(Identity::new("system:kube-proxy", &[])).await?;
+                tasks.spawn(parts::proxy(client, parts::node_name(&options), options.cluster_cidr, stop));
+            }
+            #[cfg(feature = "node")]
+            Component::Dns => {
+                let client = door.client(Identity::new("system:kube-dns", &[])).await?;
+                parts::announce_dns(door.client(Identity::system()).await?, &options).await?;
+                tasks.spawn(parts::dns(client, parts::dns_config(&options), stop));
+            }
             #[cfg(not(feature = "node"))]
             other => {
                 return Err(ClusterError::Part { part: other.name(), why: "was left out of this build".to_owned() });

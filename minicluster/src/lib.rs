@@ -10,3 +10,5 @@ pub mod node;
 pub mod options;
 mod parts;
 pub mod pki;
+#[cfg(feature = "node")]
+pub mod status;

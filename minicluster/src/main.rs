@@ -1,9 +1,19 @@
 //! The `minicluster` command.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use minicluster::{cluster, options::UpOptions};
+use minicluster::{
+    cluster,
+    node::{self, image},
+    options::UpOptions,
+    status,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use windlass::CancellationToken;
@@ -19,7 +29,51 @@ struct Cli {
 enum Command {
     /// Start a cluster, or parts of one, in the foreground
     Up(Box<UpOptions>),
+    /// Print the admin's kubeconfig of the cluster in a data directory
+    Kubeconfig(DataDir),
+    /// Show components, leases, nodes and the size of the store
+    Status(DataDir),
+    /// Container images without a registry
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Delete all pods and forget the cluster in a data directory
+    Reset {
+        #[command(flatten)]
+        dir: DataDir,
+        /// The socket of the container runtime
+        #[arg(long, default_value = DEFAULT_RUNTIME)]
+        container_runtime_endpoint: String,
+    },
 }
+
+#[derive(clap::Args)]
+struct DataDir {
+    /// Where the cluster's state is kept
+    #[arg(long, default_value = "/var/lib/minicluster", env = "MINICLUSTER_DATA_DIR")]
+    data_dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum ImageCommand {
+    /// Import an image archive (docker save or OCI layout in a tar file)
+    Import {
+        /// The archive
+        file: PathBuf,
+        /// The socket of the container runtime
+        #[arg(long, default_value = DEFAULT_RUNTIME)]
+        container_runtime_endpoint: String,
+    },
+    /// Assemble an image from this host's static busybox and import it, to try things without a registry
+    Busybox {
+        /// What to call it
+        name: String,
+        /// The socket of the container runtime
+        #[arg(long, default_value = DEFAULT_RUNTIME)]
+        container_runtime_endpoint: String,
+    },
+}
+
+const DEFAULT_RUNTIME: &str = "unix:///run/containerd/containerd.sock";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -44,6 +98,24 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let stop = CancellationToken::new();
             tokio::spawn(stop_on_signal(stop.clone()));
             cluster::up(*options, stop).await?;
+        }
+        Command::Kubeconfig(dir) => {
+            let path = dir.data_dir.join("admin.kubeconfig");
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("{} (has `minicluster up` been run with this --data-dir?)", path.display()))?;
+            print!("{text}");
+        }
+        Command::Status(dir) => print!("{}", status::report(&dir.data_dir).await?),
+        Command::Image(ImageCommand::Import { file, container_runtime_endpoint }) => {
+            let archive = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            println!("{}", image::import(&container_runtime_endpoint, &archive).await?);
+        }
+        Command::Image(ImageCommand::Busybox { name, container_runtime_endpoint }) => {
+            let archive = image::Builder::busybox(Path::new(image::BUSYBOX))?.archive(&name)?;
+            println!("{}", image::import(&container_runtime_endpoint, &archive).await?);
+        }
+        Command::Reset { dir, container_runtime_endpoint } => {
+            node::reset(&container_runtime_endpoint, &dir.data_dir).await?;
         }
     }
     Ok(())

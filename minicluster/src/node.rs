@@ -6,6 +6,7 @@ pub mod image;
 use std::{fs, io, path::Path};
 
 use ipnet::Ipv4Net;
+use minicluster_kubelet::{cri::Cri, runtime::Runtime};
 use serde_json::json;
 
 /// The file that tells the runtime how to connect pods.
@@ -51,4 +52,35 @@ pub fn write_cni(dir: &Path, pods: Ipv4Net) -> io::Result<()> {
     let temporary = dir.join(".minicluster.tmp");
     fs::write(&temporary, &text)?;
     fs::rename(temporary, path)
+}
+
+/// Stops and removes every pod of the runtime that a kubelet made, and forgets the cluster's data.
+///
+/// # Errors
+/// When the runtime does not answer, another process still runs the cluster, or the data cannot be removed.
+pub async fn reset(endpoint: &str, data_dir: &Path) -> anyhow::Result<()> {
+    let runtime = Cri::new(endpoint);
+    for pod in runtime.pods().await? {
+        let view = runtime.observe(&pod.uid).await?;
+        for sandbox in &view.sandboxes {
+            runtime.stop_sandbox(&sandbox.id).await?;
+            runtime.remove_sandbox(&sandbox.id).await?;
+        }
+    }
+    let store = data_dir.join("store");
+    if store.exists() {
+        // Opening it proves that nobody else has it open.
+        drop(minicluster_store::Store::open(&store)?);
+    }
+    for part in ["store", "pki", "admin.kubeconfig"] {
+        let path = data_dir.join(part);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                anyhow::bail!("{} could not be removed: {error}", path.display())
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

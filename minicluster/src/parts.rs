@@ -1,24 +1,34 @@
 //! The components behind the API server, each started with a client and its own configuration.
 
 #[cfg(feature = "node")]
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Duration,
 };
 
 #[cfg(feature = "node")]
 use ipnet::Ipv4Net;
 
+#[cfg(feature = "node")]
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use k8s_openapi::api::core::v1::Node;
+#[cfg(feature = "node")]
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use minicluster_apiserver::Identity;
 #[cfg(feature = "node")]
-use minicluster_kubelet::cri::Cri;
+use minicluster_dns::Dns;
+#[cfg(feature = "node")]
+use minicluster_kubelet::{cri::Cri, server::auth::Delegated};
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
+#[cfg(feature = "node")]
+use minicluster_proxy::Proxy;
 use tokio::task::JoinSet;
-use windlass::{CancellationToken, Informers, Manager};
+use windlass::{CancellationToken, Informers, Manager, Scope};
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
 
@@ -32,6 +42,10 @@ use crate::{
     host,
     options::{Component, UpOptions},
 };
+
+/// Where the cluster DNS listens on the node; its Service leads here.
+#[cfg(feature = "node")]
+const DNS_PORT: u16 = 10_053;
 
 /// Runs the built-in controllers.
 pub(crate) async fn controllers(client: Client, ca_pem: Option<String>, stop: CancellationToken) {
@@ -74,6 +88,7 @@ pub(crate) async fn hollow_nodes(client: Client, count: u32, stop: CancellationT
 pub(crate) struct NodeSetup {
     /// The node's name.
     pub(crate) name: String,
+    ip: IpAddr,
     config: kubelet::Config,
     endpoint: String,
     cni_dir: PathBuf,
@@ -107,7 +122,8 @@ impl NodeSetup {
         config.manifests.clone_from(&options.pod_manifest_path);
         let pods = node::pod_cidr(options.cluster_cidr);
         config.pod_cidr = Some(pods.to_string());
-        Ok(Self { name, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
+        let ip = host_ip(options);
+        Ok(Self { name, ip, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
     }
 }
 
@@ -121,11 +137,51 @@ pub(crate) async fn kubelet(client: Client, node: NodeSetup, pki: Option<Arc<Pki
     if let Err(error) = provide_sandbox_image(&runtime, &node.endpoint).await {
         tracing::warn!(%error, "the image of pod sandboxes could not be provided; the runtime will try to pull it");
     }
-    let informers = Informers::new(client);
+    let informers = Informers::new(client.clone());
     let pods = Pods::of_node(&informers, &node.name);
+    let at = SocketAddr::new(node.ip, node.config.server_port);
+    let serving = match pki.as_deref().map(|pki| serving_tls(pki, &node.name, node.ip)) {
+        Some(Ok(tls)) => Some(tls),
+        Some(Err(error)) => {
+            tracing::error!(%error, "the node server has no certificate");
+            None
+        }
+        // In a process without the cluster's authority nobody would believe a certificate of ours.
+        None => None,
+    };
     let kubelet = Kubelet::new(node.config, &informers, pods, Arc::new(runtime));
-    let _ = pki;
-    kubelet.run(stop, |_| {}).await;
+    let server_stop = stop.clone();
+    kubelet
+        .run(stop, move |handle| {
+            if let Some(tls) = serving {
+                tokio::spawn(serve_node(handle, at, tls, Delegated::new(client), server_stop));
+            }
+        })
+        .await;
+}
+
+/// The node server's certificate, and whose client certificates it believes.
+#[cfg(feature = "node")]
+fn serving_tls(pki: &Pki, name: &str, ip: IpAddr) -> Result<rustls::ServerConfig, ClusterError> {
+    let addresses = [ip, IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let (chain, key) = pki.server(&format!("system:node:{name}"), &[name.to_owned()], &addresses)?.chain();
+    let tls = minicluster_apiserver::server::Tls { chain, key, client_roots: pki.roots() };
+    tls.into_config().map_err(|e| ClusterError::Pki(e.into()))
+}
+
+/// Serves logs and terminals of this node's containers.
+#[cfg(feature = "node")]
+async fn serve_node(
+    handle: kubelet::Handle,
+    at: SocketAddr,
+    tls: rustls::ServerConfig,
+    authorizer: Delegated,
+    stop: CancellationToken,
+) {
+    match tokio::net::TcpListener::bind(at).await {
+        Ok(listener) => kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await,
+        Err(error) => tracing::error!(%at, %error, "the node server cannot listen: no logs, no exec"),
+    }
 }
 
 /// Pods need a sandbox image, and there may be no registry to have it from.
@@ -138,6 +194,81 @@ async fn provide_sandbox_image(runtime: &Cri, endpoint: &str) -> anyhow::Result<
     }
     let archive = image::Builder::pause(Path::new(image::BUSYBOX))?.archive(&name)?;
     image::import(endpoint, &archive).await?;
+    Ok(())
+}
+
+/// Runs the Service proxy of this host; its rules go when it goes.
+#[cfg(feature = "node")]
+pub(crate) async fn proxy(client: Client, node_name: String, pods: Ipv4Net, stop: CancellationToken) {
+    let config = minicluster_proxy::Config { node_name, cluster_cidr: Some(pods) };
+    let mut manager = Manager::builder(client);
+    manager.add(Proxy::new(config));
+    if let Err(error) = manager.build().run(stop.cancelled_owned()).await {
+        tracing::error!(%error, "the Service proxy stopped");
+    }
+    if let Err(error) = Proxy::clean_up().await {
+        tracing::warn!(%error, "the rules of the Service proxy could not be removed");
+    }
+}
+
+/// What the cluster DNS of this host needs to know.
+#[cfg(feature = "node")]
+pub(crate) fn dns_config(options: &UpOptions) -> minicluster_dns::Config {
+    let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    minicluster_dns::Config {
+        listen: vec![SocketAddr::new(host_ip(options), DNS_PORT)],
+        domain: options.cluster_domain.clone(),
+        forward: Dns::resolvers(&resolvers),
+    }
+}
+
+/// Runs the cluster DNS.
+#[cfg(feature = "node")]
+pub(crate) async fn dns(client: Client, config: minicluster_dns::Config, stop: CancellationToken) {
+    let dns = match Dns::new(config) {
+        Ok(dns) => dns,
+        Err(error) => return tracing::error!(%error, "the cluster DNS cannot start"),
+    };
+    let mut manager = Manager::builder(client);
+    manager.add(dns);
+    if let Err(error) = manager.build().run(stop.cancelled_owned()).await {
+        tracing::error!(%error, "the cluster DNS stopped");
+    }
+}
+
+/// Gives the cluster DNS its Service: a fixed cluster IP in front of this process.
+///
+/// # Errors
+/// [`ClusterError::Client`].
+#[cfg(feature = "node")]
+pub(crate) async fn announce_dns(client: Client, options: &UpOptions) -> Result<(), ClusterError> {
+    let labels = serde_json::json!({ "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS" });
+    let ports = |port: u16| {
+        let one = |name: &str, protocol: &str| {
+            serde_json::json!({ "name": name, "protocol": protocol, "port": port })
+        };
+        vec![one("dns", "UDP"), one("dns-tcp", "TCP")]
+    };
+    let service = serde_json::json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": "kube-dns", "namespace": "kube-system", "labels": labels },
+        "spec": { "clusterIP": options.dns_ip().to_string(), "ports": ports(53) },
+    });
+    let slice = serde_json::json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": { "kubernetes.io/service-name": "kube-dns" },
+        },
+        "addressType": "IPv4",
+        "endpoints": [{ "addresses": [host_ip(options).to_string()], "conditions": { "ready": true } }],
+        "ports": ports(DNS_PORT),
+    });
+    let params = PatchParams::apply("minicluster").force();
+    let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
+    services.patch("kube-dns", &params, &Patch::Apply(service)).await?;
+    let slices: Api<EndpointSlice> = Api::namespaced(client, "kube-system");
+    slices.patch("kube-dns", &params, &Patch::Apply(slice)).await?;
     Ok(())
 }
 
@@ -184,16 +315,18 @@ pub(crate) async fn say_when_ready(
 }
 
 async fn node_ready(client: Client, name: &str) {
-    let nodes: Api<Node> = Api::all(client);
-    let ready = |node: Option<&Node>| {
-        node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref()).is_some_and(|conditions| {
-            conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
-        })
-    };
+    let informers = Informers::new(client);
+    let nodes = informers.get::<Node>(Scope { fields: Some(format!("metadata.name={name}")), ..Scope::default() });
+    let mut deltas = nodes.deltas();
     loop {
-        match nodes.get_opt(name).await {
-            Ok(node) if ready(node.as_ref()) => return,
-            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        let news = deltas.next().await;
+        if news.iter().filter_map(windlass::Delta::new).any(|node| is_ready(node)) {
+            return;
         }
     }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }

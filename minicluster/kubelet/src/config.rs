@@ -179,7 +179,9 @@ impl Machine {
         let pretty = release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux");
         Ok(Self {
             machine_id: read("/etc/machine-id").unwrap_or_default(),
-            system_uuid: read("/sys/class/dmi/id/product_uuid").or_else(|_| read("/etc/machine-id")).unwrap_or_default(),
+            system_uuid: read("/sys/class/dmi/id/product_uuid")
+                .or_else(|_| read("/etc/machine-id"))
+                .unwrap_or_default(),
             boot_id: read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
             kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default(),
             os_image: pretty.trim_matches('"').to_owned(),

@@ -20,8 +20,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::runtime::{
-    ContainerConfig, ContainerStats, ExecOutput, Image, PodIdentity, PodView, RegistryAuth, Resources, Result,
-    Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, SandboxConfig, Streams, labels,
+    ContainerConfig, ContainerStats, ExecOutput, Image, PodIdentity, PodView, RegistryAuth, Resources,
+    Result, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, SandboxConfig, Streams, labels,
 };
 
 mod convert;
@@ -67,7 +67,8 @@ impl Cri {
     /// When the runtime does not answer.
     pub async fn sandbox_image(&self) -> Result<Option<String>> {
         let status = call(CALL, self.runtime().status(pb::StatusRequest { verbose: true })).await?;
-        let config = status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        let config =
+            status.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
         let image = config.as_ref().and_then(|c| c.get("sandboxImage")).and_then(|i| i.as_str());
         Ok(image.map(str::to_owned))
     }
@@ -129,14 +130,17 @@ fn gone_is_done<T>(result: Result<T>) -> Result<()> {
 #[async_trait]
 impl Runtime for Cri {
     async fn info(&self) -> Result<RuntimeInfo> {
-        let version = call(CALL, self.runtime().version(pb::VersionRequest { version: "0.1.0".into() })).await?;
+        let version =
+            call(CALL, self.runtime().version(pb::VersionRequest { version: "0.1.0".into() })).await?;
         let status = call(CALL, self.runtime().status(pb::StatusRequest { verbose: false })).await?;
         Ok(convert::info(version, status.status.unwrap_or_default()))
     }
 
     async fn pods(&self) -> Result<Vec<PodIdentity>> {
-        let sandboxes = call(CALL, self.runtime().list_pod_sandbox(pb::ListPodSandboxRequest { filter: None })).await?;
-        let containers = call(CALL, self.runtime().list_containers(pb::ListContainersRequest { filter: None })).await?;
+        let sandboxes =
+            call(CALL, self.runtime().list_pod_sandbox(pb::ListPodSandboxRequest { filter: None })).await?;
+        let containers =
+            call(CALL, self.runtime().list_containers(pb::ListContainersRequest { filter: None })).await?;
         let mut owners = BTreeMap::new();
         let mut pods = std::collections::BTreeSet::new();
         let sandboxes = sandboxes.items.iter().map(|s| (&s.id, &s.labels));
@@ -173,7 +177,9 @@ impl Runtime for Cri {
             .await?;
         let containers: Vec<_> = futures::stream::iter(containers.containers)
             .map(|c| async {
-                Ok::<_, RuntimeError>(self.container_status(c.id).await?.map(|s| convert::container(s, c.pod_sandbox_id)))
+                Ok::<_, RuntimeError>(
+                    self.container_status(c.id).await?.map(|s| convert::container(s, c.pod_sandbox_id)),
+                )
             })
             .buffered(INSPECT_AT_ONCE)
             .try_filter_map(|c| async { Ok(c) })
@@ -213,7 +219,12 @@ impl Runtime for Cri {
         Ok(())
     }
 
-    async fn create_container(&self, sandbox: &str, config: &ContainerConfig, pod: &SandboxConfig) -> Result<String> {
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        config: &ContainerConfig,
+        pod: &SandboxConfig,
+    ) -> Result<String> {
         let request = pb::CreateContainerRequest {
             pod_sandbox_id: sandbox.to_owned(),
             config: Some(convert::container_config(config)),
@@ -273,7 +284,12 @@ impl Runtime for Cri {
         Ok(reply.image.map(convert::image))
     }
 
-    async fn pull_image(&self, name: &str, auth: Option<&RegistryAuth>, pod: &SandboxConfig) -> Result<String> {
+    async fn pull_image(
+        &self,
+        name: &str,
+        auth: Option<&RegistryAuth>,
+        pod: &SandboxConfig,
+    ) -> Result<String> {
         let request = pb::PullImageRequest {
             image: Some(convert::image_spec(name)),
             auth: auth.map(convert::auth),
@@ -283,7 +299,8 @@ impl Runtime for Cri {
     }
 
     async fn images(&self) -> Result<Vec<Image>> {
-        let reply = call(CALL, self.image_service().list_images(pb::ListImagesRequest { filter: None })).await?;
+        let reply =
+            call(CALL, self.image_service().list_images(pb::ListImagesRequest { filter: None })).await?;
         Ok(reply.images.into_iter().map(convert::image).collect())
     }
 

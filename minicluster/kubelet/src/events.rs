@@ -48,7 +48,12 @@ impl Events {
     /// An event about the node. Its uid is the node's name, as `kubectl describe node` looks for it.
     pub(crate) fn node(&self, node: &Node, kind: EventType, reason: &'static str, message: String) {
         let name = node.metadata.name.clone();
-        let about = ObjectReference { kind: Some("Node".into()), uid: name.clone(), name, ..ObjectReference::default() };
+        let about = ObjectReference {
+            kind: Some("Node".into()),
+            uid: name.clone(),
+            name,
+            ..ObjectReference::default()
+        };
         self.send(&about, kind, reason, message);
     }
 

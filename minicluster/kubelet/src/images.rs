@@ -46,17 +46,21 @@ pub fn reference(image: &str) -> Option<&str> {
         _ => (name, None),
     };
     let tag_ok = tag.is_none_or(|t| {
-        (1..=128).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        (1..=128).contains(&t.len())
+            && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
     });
-    let digest_ok = digest.is_none_or(|d| d.split_once(':').is_some_and(|(a, h)| !a.is_empty() && h.len() >= 32));
+    let digest_ok =
+        digest.is_none_or(|d| d.split_once(':').is_some_and(|(a, h)| !a.is_empty() && h.len() >= 32));
     let mut parts = path.split('/').peekable();
-    let has_host = path.contains('/') && parts.peek().is_some_and(|h| h.contains(['.', ':']) || *h == "localhost");
+    let has_host =
+        path.contains('/') && parts.peek().is_some_and(|h| h.contains(['.', ':']) || *h == "localhost");
     if has_host {
         parts.next();
     }
     let part_ok = |p: &str| {
         !p.is_empty()
-            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
+            && p.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'))
             && p.starts_with(|c: char| c.is_ascii_alphanumeric())
             && p.ends_with(|c: char| c.is_ascii_alphanumeric())
     };
@@ -70,15 +74,19 @@ pub fn decide(spec: &Container, present: bool, backoff: Option<Backoff>, now: Ti
     match (policy(spec), present) {
         ("Never", false) => {
             let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            return Decision::Wait(waiting("ErrImageNeverPull", message), Some(now + Duration::from_secs(60)));
+            return Decision::Wait(
+                waiting("ErrImageNeverPull", message),
+                Some(now + Duration::from_secs(60)),
+            );
         }
         ("Never", true) | ("IfNotPresent", true) => return Decision::Use,
         _ => {}
     }
     match backoff.and_then(|b| b.holds(b.updated, now)) {
-        Some(until) => {
-            Decision::Wait(waiting("ImagePullBackOff", format!("Back-off pulling image \"{image}\"")), Some(until))
-        }
+        Some(until) => Decision::Wait(
+            waiting("ImagePullBackOff", format!("Back-off pulling image \"{image}\"")),
+            Some(until),
+        ),
         None => Decision::Pull,
     }
 }
@@ -111,14 +119,18 @@ fn of_secret(secret: &Secret, image: &str) -> Vec<(usize, RegistryAuth)> {
     let Ok(parsed) = serde_json::from_slice::<serde_json::Value>(text) else { return Vec::new() };
     let all = if nested { &parsed["auths"] } else { &parsed };
     let Some(all) = all.as_object() else { return Vec::new() };
-    all.iter().filter(|(server, _)| matches(server, image)).map(|(s, entry)| (s.len(), auth(s, entry))).collect()
+    all.iter()
+        .filter(|(server, _)| matches(server, image))
+        .map(|(s, entry)| (s.len(), auth(s, entry)))
+        .collect()
 }
 
 /// `https://registry.example/v1/` and `registry.example/team` match images below them; `*.example` any host there.
 fn matches(server: &str, image: &str) -> bool {
     let server = server.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     let server = server.trim_end_matches("/v1").trim_end_matches("/v2");
-    let server = if matches!(server, "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { server };
+    let server =
+        if matches!(server, "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { server };
     let (wanted, path) = server.split_once('/').unwrap_or((server, ""));
     let actual = host(image);
     let same_host = match wanted.strip_prefix("*.") {
@@ -137,7 +149,8 @@ fn auth(server: &str, entry: &serde_json::Value) -> RegistryAuth {
         server: server.to_owned(),
         identity_token: text("identitytoken"),
     };
-    let joined = entry["auth"].as_str().and_then(|a| STANDARD.decode(a).ok()).and_then(|a| String::from_utf8(a).ok());
+    let joined =
+        entry["auth"].as_str().and_then(|a| STANDARD.decode(a).ok()).and_then(|a| String::from_utf8(a).ok());
     if let Some((user, password)) = joined.as_deref().and_then(|j| j.split_once(':')) {
         auth.username = user.to_owned();
         auth.password = password.to_owned();
@@ -150,7 +163,11 @@ mod tests {
     use super::*;
 
     fn container(image: &str, policy: &str) -> Container {
-        Container { image: Some(image.into()), image_pull_policy: Some(policy.into()), ..Container::default() }
+        Container {
+            image: Some(image.into()),
+            image_pull_policy: Some(policy.into()),
+            ..Container::default()
+        }
     }
 
     #[test]
@@ -171,19 +188,29 @@ mod tests {
             ("Never", true, None, Decision::Use),
         ];
         for (policy, present, backoff, expected) in cases {
-            assert_eq!(decide(&container("a:1", policy), present, backoff, now), expected, "{policy} {present}");
+            assert_eq!(
+                decide(&container("a:1", policy), present, backoff, now),
+                expected,
+                "{policy} {present}"
+            );
         }
     }
 
     #[test]
     fn the_default_policy_follows_the_tag() {
-        let shown = ["a", "a:latest", "a:1", "r.io:5000/a", "a@sha256:00"].map(|i| policy(&container(i, "")).to_owned());
+        let shown = ["a", "a:latest", "a:1", "r.io:5000/a", "a@sha256:00"]
+            .map(|i| policy(&container(i, "")).to_owned());
         assert_eq!(shown, ["Always", "Always", "IfNotPresent", "Always", "IfNotPresent"]);
     }
 
     #[test]
     fn references_are_checked_before_they_reach_the_runtime() {
-        for good in ["a", "localhost/busybox:1", "r.io:5000/team/app:v1.2", "app@sha256:0123456789abcdef0123456789abcdef"] {
+        for good in [
+            "a",
+            "localhost/busybox:1",
+            "r.io:5000/team/app:v1.2",
+            "app@sha256:0123456789abcdef0123456789abcdef",
+        ] {
             assert!(reference(good).is_some(), "{good}");
         }
         for bad in ["", "Foo/Bar:x", "a:", "a b", "a//b", "-a", "a@sha256:zz"] {

@@ -41,6 +41,19 @@ pub struct Handle {
     pub(crate) shared: Arc<Shared>,
 }
 
+impl Handle {
+    /// A pod of this node by its name.
+    #[cfg(feature = "cri")]
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Arc<crate::worker::Cell>> {
+        let cells = self.shared.cells.lock();
+        let same = |cell: &&Arc<crate::worker::Cell>| {
+            let pod = cell.pod();
+            pod.metadata.name.as_deref() == Some(name) && pod.metadata.namespace.as_deref() == Some(namespace)
+        };
+        cells.values().filter(same).max_by_key(|c| c.pod().metadata.creation_timestamp.clone()).cloned()
+    }
+}
+
 impl Kubelet {
     /// A kubelet whose pods come from `pods`: those of its own node ([`Pods::of_node`]), or all of them, shared with
     /// the kubelets of other hollow nodes ([`Pods::of_all`]). With a folder for files, what pods refer to is watched too.

@@ -19,6 +19,8 @@ pub mod logs;
 pub mod pod;
 pub mod probe;
 pub mod runtime;
+#[cfg(feature = "cri")]
+pub mod server;
 pub mod volumes;
 
 mod events;

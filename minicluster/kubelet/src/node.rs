@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -88,7 +88,8 @@ async fn try_register(shared: &Shared, nodes: &Api<Node>) -> Result<Node, kube::
             name: Some(name.clone()),
             labels: Some(labels(&shared.config)),
             annotations: Some(
-                [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())].into(),
+                [("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), "true".to_owned())]
+                    .into(),
             ),
             ..ObjectMeta::default()
         },
@@ -167,12 +168,18 @@ fn conditions(info: Option<&RuntimeInfo>) -> Vec<NodeCondition> {
         message: Some(message),
         ..NodeCondition::default()
     };
-    let enough = |kind, reason, what: &str| condition(kind, false, reason, format!("kubelet has {what} available"));
+    let enough =
+        |kind, reason, what: &str| condition(kind, false, reason, format!("kubelet has {what} available"));
     let trouble: Vec<String> = match info {
         None => vec!["container runtime is down".into()],
         Some(info) => {
-            let network = info.network_not_ready.iter().map(|n| format!("container runtime network not ready: {n}"));
-            info.not_ready.iter().map(|r| format!("container runtime not ready: {r}")).chain(network).collect()
+            let network =
+                info.network_not_ready.iter().map(|n| format!("container runtime network not ready: {n}"));
+            info.not_ready
+                .iter()
+                .map(|r| format!("container runtime not ready: {r}"))
+                .chain(network)
+                .collect()
         }
     };
     let ready = match trouble.is_empty() {

@@ -79,7 +79,10 @@ impl Watched {
     }
 
     /// Calls `changed(is_secret, key)` for each ConfigMap or Secret that changed.
-    pub(crate) fn subscribe(self: &Arc<Self>, changed: impl Fn(bool, Key) + Send + Clone + 'static) -> [Subscription; 2] {
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        changed: impl Fn(bool, Key) + Send + Clone + 'static,
+    ) -> [Subscription; 2] {
         let (maps, secrets) = (Arc::downgrade(self), Arc::downgrade(self));
         let also = changed.clone();
         [

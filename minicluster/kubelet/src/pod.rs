@@ -44,7 +44,9 @@ pub fn containers(pod: &Pod) -> Vec<(Role, Cow<'_, Container>)> {
     let init = spec.init_containers.iter().flatten().map(|c| (init_role(c), Cow::Borrowed(c)));
     let app = spec.containers.iter().map(|c| (Role::App, Cow::Borrowed(c)));
     let ephemeral = spec.ephemeral_containers.iter().flatten();
-    init.chain(app).chain(ephemeral.map(|c| (Role::Ephemeral, Cow::Owned(ephemeral_as_container(c))))).collect()
+    init.chain(app)
+        .chain(ephemeral.map(|c| (Role::Ephemeral, Cow::Owned(ephemeral_as_container(c)))))
+        .collect()
 }
 
 /// One container of a pod by name.

@@ -157,7 +157,13 @@ async fn once(shared: &Shared, cell: &Cell, watched: &Watched, probe: &Probe) ->
 }
 
 #[cfg(feature = "cri")]
-async fn network(pod: &Pod, cell: &Cell, watched: &Watched, probe: &Probe, timeout: Duration) -> Result<(), String> {
+async fn network(
+    pod: &Pod,
+    cell: &Cell,
+    watched: &Watched,
+    probe: &Probe,
+    timeout: Duration,
+) -> Result<(), String> {
     let ip = cell.pod_ips().first().cloned().unwrap_or_default();
     let spec = crate::pod::container(pod, &watched.name).map(|(_, c)| c.into_owned()).unwrap_or_default();
     let work = dial::probe(&spec, &ip, probe);
@@ -179,8 +185,7 @@ mod tests {
         let mut counter = Counter::new(&probe);
         let outcomes = [true, false, false, true, true, false, false, false, false];
         let verdicts: Vec<_> = outcomes.iter().map(|o| counter.count(*o)).collect();
-        let expected =
-            [None, None, None, None, Some(true), None, None, Some(false), Some(false)];
+        let expected = [None, None, None, None, Some(true), None, None, Some(false), Some(false)];
         assert_eq!(verdicts, expected);
     }
 }

@@ -520,7 +520,12 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
 
     /// Makes a container; the id.
-    async fn create_container(&self, sandbox: &str, config: &ContainerConfig, pod: &SandboxConfig) -> Result<String>;
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        config: &ContainerConfig,
+        pod: &SandboxConfig,
+    ) -> Result<String>;
     /// Starts a container made before.
     async fn start_container(&self, id: &str) -> Result<()>;
     /// Asks the process to end, kills it after `grace`; returns when it has ended. Idempotent.
@@ -537,7 +542,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// The image, when it is on the node.
     async fn image(&self, name: &str) -> Result<Option<Image>>;
     /// Fetches an image; the reference by which containers name it.
-    async fn pull_image(&self, name: &str, auth: Option<&RegistryAuth>, pod: &SandboxConfig) -> Result<String>;
+    async fn pull_image(
+        &self,
+        name: &str,
+        auth: Option<&RegistryAuth>,
+        pod: &SandboxConfig,
+    ) -> Result<String>;
     /// All images on the node.
     async fn images(&self) -> Result<Vec<Image>>;
     /// Removes an image.

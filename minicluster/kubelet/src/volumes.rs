@@ -91,7 +91,11 @@ impl Volumes {
     ///
     /// # Errors
     /// The name of the first volume that cannot be, and why.
-    pub async fn mount(&self, pod: &Pod, facts: &NodeFacts) -> Result<Option<Timestamp>, (String, VolumeError)> {
+    pub async fn mount(
+        &self,
+        pod: &Pod,
+        facts: &NodeFacts,
+    ) -> Result<Option<Timestamp>, (String, VolumeError)> {
         let lock = self.writing.lock().entry(uid(pod).to_owned()).or_default().clone();
         let _guard = lock.lock().await;
         let mut renew: Option<Timestamp> = None;
@@ -102,7 +106,12 @@ impl Volumes {
         Ok(renew)
     }
 
-    async fn mount_one(&self, pod: &Pod, v: &Volume, facts: &NodeFacts) -> Result<Option<Timestamp>, VolumeError> {
+    async fn mount_one(
+        &self,
+        pod: &Pod,
+        v: &Volume,
+        facts: &NodeFacts,
+    ) -> Result<Option<Timestamp>, VolumeError> {
         let dir = self.dir(pod, v);
         if let Some(source) = &v.empty_dir {
             empty_dir(pod, &dir, source)?;
@@ -124,7 +133,12 @@ impl Volumes {
     ///
     /// # Errors
     /// A sub-path that leaves its volume, or a volume that is not in place.
-    pub fn mounts(&self, pod: &Pod, spec: &Container, env: &[(String, String)]) -> Result<Vec<Mount>, VolumeError> {
+    pub fn mounts(
+        &self,
+        pod: &Pod,
+        spec: &Container,
+        env: &[(String, String)],
+    ) -> Result<Vec<Mount>, VolumeError> {
         let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
         let mut mounts = Vec::new();
         for m in spec.volume_mounts.iter().flatten() {

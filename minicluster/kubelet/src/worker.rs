@@ -125,6 +125,29 @@ impl Cell {
         self.state.lock().wanted.clone()
     }
 
+    /// The container waits to be started again.
+    pub(crate) fn is_waiting(&self, name: &str) -> bool {
+        self.state.lock().memory.containers.get(name).is_some_and(|m| m.waiting.is_some())
+    }
+
+    /// Why a container has not started yet.
+    pub(crate) fn waiting_reason(&self, name: &str) -> String {
+        let state = self.state.lock();
+        let waiting = state.memory.containers.get(name).and_then(|m| m.waiting.as_ref());
+        let told = state.wanted.iter().flat_map(|s| {
+            s.container_statuses
+                .iter()
+                .chain(&s.init_container_statuses)
+                .chain(&s.ephemeral_container_statuses)
+                .flatten()
+        });
+        let told = told.into_iter().find(|s| s.name == name).and_then(|s| s.state.as_ref()?.waiting.clone());
+        waiting
+            .map(|w| w.reason.clone())
+            .or_else(|| told?.reason)
+            .unwrap_or_else(|| "ContainerCreating".into())
+    }
+
     pub(crate) fn with_memory<T>(&self, change: impl FnOnce(&mut Memory) -> T) -> T {
         change(&mut self.state.lock().memory)
     }
@@ -193,7 +216,12 @@ impl Shared {
         pod.metadata.name = Some(id.name.clone());
         pod.metadata.namespace = Some(id.namespace.clone());
         pod.metadata.deletion_timestamp = Some(clock::time());
-        let cell = self.cells.lock().entry(id.uid.clone()).or_insert_with(|| Cell::new(Arc::new(pod), false)).clone();
+        let cell = self
+            .cells
+            .lock()
+            .entry(id.uid.clone())
+            .or_insert_with(|| Cell::new(Arc::new(pod), false))
+            .clone();
         self.poke(&cell);
     }
 

@@ -40,10 +40,12 @@ async fn world(script: impl Fn(&str) -> Behaviour + Send + Sync + 'static) -> Wo
     bootstrap::run(&api, None).await.unwrap();
     let client = Client::new(InProcess::new(&api, Identity::system()), "default");
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> =
+        Api::namespaced(client.clone(), "default");
     accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
-    let runtime =
-        HollowRuntime::scripted(Ipv4Addr::new(10, 244, 0, 2), move |_, container| script(&container.user_image));
+    let runtime = HollowRuntime::scripted(Ipv4Addr::new(10, 244, 0, 2), move |_, container| {
+        script(&container.user_image)
+    });
     let world = World { client, _api: api, runtime, stop: CancellationToken::new() };
     world.kubelet(world.stop.clone());
     world
@@ -53,7 +55,8 @@ impl World {
     fn kubelet(&self, stop: CancellationToken) -> tokio::task::JoinHandle<()> {
         let informers = Informers::seeded(self.client.clone(), random::Source::seeded(1));
         let config = Config::hollow(NODE, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)));
-        let kubelet = Kubelet::new(config, &informers, Pods::of_all(&informers), Arc::new(self.runtime.clone()));
+        let kubelet =
+            Kubelet::new(config, &informers, Pods::of_all(&informers), Arc::new(self.runtime.clone()));
         tokio::spawn(async move { kubelet.run(stop, drop).await })
     }
 
@@ -144,7 +147,8 @@ async fn a_crashing_container_backs_off_and_counts() {
     // Ends at 1 s, again at 2 s (no pause), then after 10 s and 20 s of pause.
     let now = windlass::clock::now().duration_since(started).as_secs();
     assert!((33..37).contains(&now), "{now}");
-    let last = pod.status.unwrap().container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
+    let last =
+        pod.status.unwrap().container_statuses.unwrap()[0].last_state.clone().unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
 }
 

@@ -1,3 +1,56 @@
-//! The projects own commands.
+//! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and `facts`.
 
-fn main() {}
+mod demo;
+mod facts;
+mod host;
+mod test;
+mod tidy;
+mod up;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing, build, start a cluster and run a demo on it
+    Up(up::Options),
+    /// End a cluster that `up --detach` left running
+    Down,
+    /// Every check and test of the project
+    Test {
+        /// Leave out the tests that run real containers
+        #[arg(long)]
+        no_containers: bool,
+    },
+    /// The benches whose figures stand in SPECIFICATION.md
+    Bench,
+    /// Write the facts table of built-in kinds from a published definitions document
+    Facts {
+        /// `_definitions.json` of the wanted version
+        definitions: PathBuf,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Up(options) => up::up(&options),
+        Command::Down => up::down(),
+        Command::Test { no_containers } => test::run(!no_containers),
+        Command::Bench => test::bench(),
+        Command::Facts { definitions } => {
+            let text = std::fs::read_to_string(&definitions).with_context(|| definitions.display().to_string())?;
+            let table = facts::render(&serde_json::from_str(&text)?);
+            std::fs::write(host::root().join("crd/src/schema/builtin.txt"), table)?;
+            Ok(())
+        }
+    }
+}

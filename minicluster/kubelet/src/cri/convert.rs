@@ -99,7 +99,10 @@ pub(super) fn container(s: pb::ContainerStatus, sandbox_id: String) -> Container
         exit_code: s.exit_code,
         reason: s.reason,
         message: s.message,
-        image: s.image.map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image }).unwrap_or_default(),
+        image: s
+            .image
+            .map(|i| if i.user_specified_image.is_empty() { i.image } else { i.user_specified_image })
+            .unwrap_or_default(),
         image_id,
         labels: ordered(s.labels),
         annotations: ordered(s.annotations),
@@ -312,8 +315,11 @@ fn mount(m: &Mount) -> pb::Mount {
 }
 
 pub(super) fn container_config(c: &ContainerConfig) -> pb::ContainerConfig {
-    let image =
-        pb::ImageSpec { image: c.image.clone(), user_specified_image: c.user_image.clone(), ..Default::default() };
+    let image = pb::ImageSpec {
+        image: c.image.clone(),
+        user_specified_image: c.user_image.clone(),
+        ..Default::default()
+    };
     pb::ContainerConfig {
         metadata: Some(pb::ContainerMetadata { name: c.name.clone(), attempt: c.attempt }),
         image: Some(image),

@@ -86,8 +86,11 @@ async fn pump(cri: &Cri, send: &mpsc::Sender<RuntimeEvent>) {
 
 async fn from_cri(cri: &Cri, send: &mpsc::Sender<RuntimeEvent>) -> Result<(), RuntimeError> {
     let mut runtime = cri.runtime();
-    let mut events =
-        runtime.get_container_events(pb::GetEventsRequest {}).await.map_err(|s| super::convert::error(&s))?.into_inner();
+    let mut events = runtime
+        .get_container_events(pb::GetEventsRequest {})
+        .await
+        .map_err(|s| super::convert::error(&s))?
+        .into_inner();
     while let Some(event) = events.message().await.map_err(|s| super::convert::error(&s))? {
         let uid = event.pod_sandbox_status.and_then(|s| s.metadata).map(|m| m.uid);
         let event = uid.map_or(RuntimeEvent::All, RuntimeEvent::Pod);
@@ -101,14 +104,19 @@ async fn from_cri(cri: &Cri, send: &mpsc::Sender<RuntimeEvent>) -> Result<(), Ru
 async fn from_containerd(cri: &Cri, send: &mpsc::Sender<RuntimeEvent>) -> Result<(), RuntimeError> {
     let filters = TOPICS.iter().map(|t| format!("topic==\"{t}\",namespace=={NAMESPACE}")).collect();
     let mut client = EventsClient::new(cri.channel.clone());
-    let mut events =
-        client.subscribe(SubscribeRequest { filters }).await.map_err(|s| super::convert::error(&s))?.into_inner();
+    let mut events = client
+        .subscribe(SubscribeRequest { filters })
+        .await
+        .map_err(|s| super::convert::error(&s))?
+        .into_inner();
     // What happened before the subscription must be seen too.
     if send.send(RuntimeEvent::All).await.is_err() {
         return Ok(());
     }
     while let Some(envelope) = events.message().await.map_err(|s| super::convert::error(&s))? {
-        let Some(change) = envelope.event.as_ref().and_then(|e| Change::read(&envelope.topic, e)) else { continue };
+        let Some(change) = envelope.event.as_ref().and_then(|e| Change::read(&envelope.topic, e)) else {
+            continue;
+        };
         // Confirming one container's end must not hold up the others'.
         let (cri, send) = (cri.clone(), send.clone());
         tokio::spawn(async move {

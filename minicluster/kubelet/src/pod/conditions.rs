@@ -39,7 +39,8 @@ pub(super) fn conditions(seen: Seen<'_>, told: Told<'_>) -> Vec<PodCondition> {
     let in_api = seen.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
     let containers_ready = containers_ready(told);
     let ready = ready(seen.pod, in_api, &containers_ready);
-    let own = [sandbox_ready(seen), initialized(seen, told), ready, containers_ready, Found::yes("PodScheduled")];
+    let own =
+        [sandbox_ready(seen), initialized(seen, told), ready, containers_ready, Found::yes("PodScheduled")];
     let generation = seen.pod.metadata.generation;
     let mut out: Vec<_> = own.iter().map(|found| settle(found, old, generation, seen.now)).collect();
     out.extend(in_api.iter().filter(|c| !own.iter().any(|f| f.kind == c.type_)).cloned());
@@ -56,7 +57,9 @@ fn settle(found: &Found, old: &[PodCondition], generation: Option<i64>, now: Tim
         reason: found.reason.map(str::to_owned),
         message: found.message.clone(),
         last_probe_time: None,
-        last_transition_time: before.and_then(|c| c.last_transition_time.clone()).or_else(|| Some(whole_seconds(now))),
+        last_transition_time: before
+            .and_then(|c| c.last_transition_time.clone())
+            .or_else(|| Some(whole_seconds(now))),
         observed_generation: generation,
     }
 }
@@ -68,7 +71,8 @@ pub(super) fn whole_seconds(at: Timestamp) -> Time {
 
 fn sandbox_ready(seen: Seen<'_>) -> Found {
     let kind = "PodReadyToStartContainers";
-    let ready = seen.view.sandboxes.first().is_some_and(|s| s.ready && (host_network(seen.pod) || !s.ips.is_empty()));
+    let ready =
+        seen.view.sandboxes.first().is_some_and(|s| s.ready && (host_network(seen.pod) || !s.ips.is_empty()));
     Found { kind, status: ready, reason: None, message: None }
 }
 
@@ -84,7 +88,10 @@ fn initialized(seen: Seen<'_>, told: Told<'_>) -> Found {
         })
     };
     let all = containers(seen.pod);
-    let begun = told.app.iter().any(|s| s.state.as_ref().is_some_and(|t| t.running.is_some() || t.terminated.is_some()));
+    let begun = told
+        .app
+        .iter()
+        .any(|s| s.state.as_ref().is_some_and(|t| t.running.is_some() || t.terminated.is_some()));
     if begun {
         return Found::yes(kind);
     }
@@ -125,14 +132,20 @@ fn sidecar(s: &ContainerStatus) -> bool {
 fn ready(pod: &Pod, old: &[PodCondition], containers_ready: &Found) -> Found {
     let kind = "Ready";
     if !containers_ready.status {
-        return Found { kind, status: false, reason: containers_ready.reason, message: containers_ready.message.clone() };
+        return Found {
+            kind,
+            status: false,
+            reason: containers_ready.reason,
+            message: containers_ready.message.clone(),
+        };
     }
     let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_ref());
     let mut closed = Vec::new();
     for gate in gates.into_iter().flatten() {
         let name = &gate.condition_type;
         match old.iter().find(|c| c.type_ == *name) {
-            None => closed.push(format!("corresponding condition of pod readiness gate \"{name}\" does not exist.")),
+            None => closed
+                .push(format!("corresponding condition of pod readiness gate \"{name}\" does not exist.")),
             Some(c) if c.status != "True" => closed.push(format!(
                 "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
                 c.status

@@ -275,15 +275,19 @@ pub fn resource(
         (None, Some(own), None) => own,
         _ => return Err(EnvError::Resource(format!("container {} not found", named.unwrap_or_default()))),
     };
-    let (list, name) = selector
-        .resource
-        .split_once('.')
-        .ok_or_else(|| EnvError::Resource(format!("unsupported container resource : {}", selector.resource)))?;
+    let (list, name) = selector.resource.split_once('.').ok_or_else(|| {
+        EnvError::Resource(format!("unsupported container resource : {}", selector.resource))
+    })?;
     let resources = spec.resources.as_ref();
     let asked = match list {
         "limits" => resources.and_then(|r| r.limits.as_ref()),
         "requests" => resources.and_then(|r| r.requests.as_ref()),
-        _ => return Err(EnvError::Resource(format!("unsupported container resource : {}", selector.resource))),
+        _ => {
+            return Err(EnvError::Resource(format!(
+                "unsupported container resource : {}",
+                selector.resource
+            )));
+        }
     };
     let zero = Quantity("0".into());
     let amount = asked.and_then(|a| a.get(name));

@@ -21,7 +21,8 @@ const LOCAL: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
 
 /// The hosts file of a pod with these addresses. Pods on the node's network get the node's file.
 pub fn hosts_file(pod: &Pod, ips: &[String], domain: &str, node_file: &str) -> String {
-    let mut text = if host_network(pod) { format!("{HOST_HEADER}{node_file}") } else { format!("{HEADER}{LOCAL}") };
+    let mut text =
+        if host_network(pod) { format!("{HOST_HEADER}{node_file}") } else { format!("{HEADER}{LOCAL}") };
     if !host_network(pod) {
         let host = sandbox::hostname(pod, domain);
         let short = host.split('.').next().unwrap_or(&host).to_owned();
@@ -84,7 +85,8 @@ pub fn resolver(pod: &Pod, cluster: &ClusterDns) -> Dns {
         _ if use_cluster && !cluster.servers.is_empty() => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
             let domain = &cluster.domain;
-            let mut searches = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+            let mut searches =
+                vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
             searches.extend(cluster.node.searches.iter().cloned());
             Dns { servers: cluster.servers.clone(), searches, options: vec!["ndots:5".to_owned()] }
         }
@@ -93,13 +95,16 @@ pub fn resolver(pod: &Pod, cluster: &ClusterDns) -> Dns {
     if let Some(own) = spec.and_then(|s| s.dns_config.as_ref()) {
         dns.servers.extend(own.nameservers.iter().flatten().cloned());
         dns.searches.extend(own.searches.iter().flatten().cloned());
-        merge_options(&mut dns.options, own.options.iter().flatten().filter_map(|o| {
-            let name = o.name.clone()?;
-            Some(match o.value.as_deref() {
-                Some(value) if !value.is_empty() => format!("{name}:{value}"),
-                _ => name,
-            })
-        }));
+        merge_options(
+            &mut dns.options,
+            own.options.iter().flatten().filter_map(|o| {
+                let name = o.name.clone()?;
+                Some(match o.value.as_deref() {
+                    Some(value) if !value.is_empty() => format!("{name}:{value}"),
+                    _ => name,
+                })
+            }),
+        );
     }
     dedupe(&mut dns.servers);
     dedupe(&mut dns.searches);
@@ -157,10 +162,8 @@ mod tests {
 
     #[test]
     fn hosts_name_the_pod_its_subdomain_and_aliases() {
-        let pod = pod(
-            r#"{"containers":[],"hostname":"web","subdomain":"peers",
-                "hostAliases":[{"ip":"10.1.2.3","hostnames":["foo","bar"]}]}"#,
-        );
+        let pod = pod(r#"{"containers":[],"hostname":"web","subdomain":"peers",
+                "hostAliases":[{"ip":"10.1.2.3","hostnames":["foo","bar"]}]}"#);
         let text = hosts_file(&pod, &["10.244.0.5".into()], "cluster.local", "");
         expect![[r#"
             # Kubernetes-managed hosts file.

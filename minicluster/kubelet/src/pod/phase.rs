@@ -111,9 +111,9 @@ fn ended(seen: Seen<'_>, n: &Count) -> &'static str {
     if done || deadline_passed(seen) {
         return if all_well && !deadline_passed(seen) { "Succeeded" } else { "Failed" };
     }
-    let again = containers(seen.pod)
-        .iter()
-        .any(|(role, spec)| *role == Role::App && restarts(seen.pod, *role, spec, seen.view.newest(&spec.name)));
+    let again = containers(seen.pod).iter().any(|(role, spec)| {
+        *role == Role::App && restarts(seen.pod, *role, spec, seen.view.newest(&spec.name))
+    });
     match (again || restart_policy(seen.pod) == "Always", all_well) {
         (true, _) => "Running",
         (false, true) => "Succeeded",

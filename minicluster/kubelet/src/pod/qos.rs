@@ -89,7 +89,10 @@ mod tests {
             ("{}", Class::BestEffort),
             (r#"{"requests":{"cpu":"1"}}"#, Class::Burstable),
             (r#"{"limits":{"cpu":"1","memory":"1Gi"}}"#, Class::Guaranteed),
-            (r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1Gi"}}"#, Class::Guaranteed),
+            (
+                r#"{"limits":{"cpu":"1","memory":"1Gi"},"requests":{"cpu":"1000m","memory":"1Gi"}}"#,
+                Class::Guaranteed,
+            ),
             (r#"{"limits":{"cpu":"1"}}"#, Class::Burstable),
             (r#"{"requests":{"example.com/gpu":"1"}}"#, Class::BestEffort),
         ];

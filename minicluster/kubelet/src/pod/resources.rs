@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn a_cpu_limit_without_request_is_the_request() {
         let c: Container =
-            serde_json::from_str(r#"{"name":"a","resources":{"limits":{"cpu":"500m","memory":"64Mi"}}}"#).unwrap();
+            serde_json::from_str(r#"{"name":"a","resources":{"limits":{"cpu":"500m","memory":"64Mi"}}}"#)
+                .unwrap();
         let got = limits(&Pod::default(), &c);
         assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit), (512, 50_000, 64 << 20));
     }

@@ -28,9 +28,7 @@ const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum RunAsError {
     /// `runAsNonRoot` and user 0.
-    #[error(
-        "container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})"
-    )]
+    #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
     RootUser {
         /// Pod, as in messages.
         pod: String,
@@ -38,9 +36,7 @@ pub enum RunAsError {
         container: String,
     },
     /// `runAsNonRoot` and an image that runs as root.
-    #[error(
-        "container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})"
-    )]
+    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
     RootImage {
         /// Pod, as in messages.
         pod: String,
@@ -103,9 +99,11 @@ fn apparmor(profile: &AppArmorProfile) -> Profile {
 /// The settings of the pause process.
 pub fn of_sandbox(pod: &Pod) -> Security {
     let context = pod_context(pod);
-    let privileged = |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or_default();
+    let privileged =
+        |c: &Container| c.security_context.as_ref().and_then(|s| s.privileged).unwrap_or_default();
     let spec = pod.spec.as_ref();
-    let mut all = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let mut all =
+        spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     Security {
         privileged: all.any(privileged),
         namespaces: namespaces(pod),
@@ -142,13 +140,16 @@ pub fn of_container(
     non_root(pod, container, run_as_user, image)?;
     let privileged = own.and_then(|s| s.privileged).unwrap_or_default();
     let unmasked = privileged || own.and_then(|s| s.proc_mount.as_deref()) == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|p| (*p).to_owned()).collect() };
     let capability = |list: Option<&Vec<String>>| list.cloned().unwrap_or_default();
     let capabilities = own.and_then(|s| s.capabilities.as_ref());
-    let seccomp_profile =
-        own.and_then(|s| s.seccomp_profile.as_ref()).or_else(|| context.and_then(|c| c.seccomp_profile.as_ref()));
-    let apparmor_profile =
-        own.and_then(|s| s.app_armor_profile.as_ref()).or_else(|| context.and_then(|c| c.app_armor_profile.as_ref()));
+    let seccomp_profile = own
+        .and_then(|s| s.seccomp_profile.as_ref())
+        .or_else(|| context.and_then(|c| c.seccomp_profile.as_ref()));
+    let apparmor_profile = own
+        .and_then(|s| s.app_armor_profile.as_ref())
+        .or_else(|| context.and_then(|c| c.app_armor_profile.as_ref()));
     Ok(Security {
         privileged,
         namespaces: container_namespaces(pod, role, container, view),
@@ -161,7 +162,11 @@ pub fn of_container(
         no_new_privs: no_new_privs(own),
         add_capabilities: capability(capabilities.and_then(|c| c.add.as_ref())),
         drop_capabilities: capability(capabilities.and_then(|c| c.drop.as_ref())),
-        seccomp: if privileged { Profile::Unconfined } else { seccomp_profile.map_or(Profile::Unconfined, seccomp) },
+        seccomp: if privileged {
+            Profile::Unconfined
+        } else {
+            seccomp_profile.map_or(Profile::Unconfined, seccomp)
+        },
         apparmor: apparmor_profile.map(apparmor),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READONLY),
@@ -234,7 +239,8 @@ mod tests {
 
     #[test]
     fn the_container_overrides_the_pod() {
-        let got = settings(r#"{"runAsGroup":3,"allowPrivilegeEscalation":false}"#, &Image::default()).unwrap();
+        let got =
+            settings(r#"{"runAsGroup":3,"allowPrivilegeEscalation":false}"#, &Image::default()).unwrap();
         assert_eq!((got.run_as_user, got.run_as_group, got.no_new_privs), (Some(7), Some(3), true));
         assert_eq!(got.supplemental_groups, [8, 9]);
         assert_eq!(got.namespaces.pid, NamespaceMode::Container);

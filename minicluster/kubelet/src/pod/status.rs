@@ -4,8 +4,8 @@
 //! reads "Succeeded" or "Failed" may rely on nothing being left.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
 };
 
 use super::conditions::{Told, conditions, whole_seconds};
@@ -144,7 +144,13 @@ fn terminated(node: &Node<'_>, c: &runtime::Container) -> ContainerState {
     ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 
-fn of_instance(seen: Seen<'_>, node: &Node<'_>, role: Role, spec: &Container, c: &runtime::Container) -> ContainerStatus {
+fn of_instance(
+    seen: Seen<'_>,
+    node: &Node<'_>,
+    role: Role,
+    spec: &Container,
+    c: &runtime::Container,
+) -> ContainerStatus {
     let running = c.state == runtime::ContainerState::Running;
     let state = match c.state {
         runtime::ContainerState::Created => waits("ContainerCreating", ""),
@@ -176,7 +182,9 @@ fn of_instance(seen: Seen<'_>, node: &Node<'_>, role: Role, spec: &Container, c:
         image: c.image.clone(),
         image_id: c.image_id.clone(),
         container_id: Some(format!("{}://{}", node.runtime, c.id)),
-        resources: running.then(|| spec.resources.clone().unwrap_or_default()).filter(|_| role != Role::Ephemeral),
+        resources: running
+            .then(|| spec.resources.clone().unwrap_or_default())
+            .filter(|_| role != Role::Ephemeral),
         allocated_resources: allocated(spec.resources.as_ref()).filter(|_| role != Role::Ephemeral),
         ..ContainerStatus::default()
     }
@@ -198,7 +206,8 @@ fn is_ready(seen: Seen<'_>, spec: &Container, c: &runtime::Container) -> bool {
 
 /// The runtime has no instance: not made yet, or lost after the API knew of one.
 fn without_instance(seen: Seen<'_>, spec: &Container) -> ContainerStatus {
-    let has_init = seen.pod.spec.as_ref().is_some_and(|s| s.init_containers.as_ref().is_some_and(|i| !i.is_empty()));
+    let has_init =
+        seen.pod.spec.as_ref().is_some_and(|s| s.init_containers.as_ref().is_some_and(|i| !i.is_empty()));
     let reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
     let fresh = ContainerStatus {
         name: spec.name.clone(),
@@ -209,11 +218,8 @@ fn without_instance(seen: Seen<'_>, spec: &Container) -> ContainerStatus {
     };
     let Some(old) = old_status(seen, &spec.name) else { return fresh };
     let old_state = old.state.clone().unwrap_or_default();
-    let kept = ContainerStatus {
-        restart_count: old.restart_count,
-        last_state: old.last_state.clone(),
-        ..fresh
-    };
+    let kept =
+        ContainerStatus { restart_count: old.restart_count, last_state: old.last_state.clone(), ..fresh };
     if old_state.terminated.is_some() {
         return ContainerStatus { ready: false, started: Some(false), ..old.clone() };
     }
@@ -227,7 +233,10 @@ fn without_instance(seen: Seen<'_>, spec: &Container) -> ContainerStatus {
     let lost = ContainerStateTerminated {
         exit_code: 137,
         reason: Some("ContainerStatusUnknown".into()),
-        message: Some("The container could not be located when the pod was deleted.  The container used to be Running".into()),
+        message: Some(
+            "The container could not be located when the pod was deleted.  The container used to be Running"
+                .into(),
+        ),
         container_id: old.container_id.clone(),
         ..ContainerStateTerminated::default()
     };

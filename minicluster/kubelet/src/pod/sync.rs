@@ -122,7 +122,9 @@ pub fn sync(seen: Seen<'_>) -> Plan {
 
 /// A sandbox containers can be started in.
 fn usable(sandbox: &Sandbox, pod: &Pod) -> bool {
-    sandbox.ready && sandbox.host_network == host_network(pod) && (host_network(pod) || !sandbox.ips.is_empty())
+    sandbox.ready
+        && sandbox.host_network == host_network(pod)
+        && (host_network(pod) || !sandbox.ips.is_empty())
 }
 
 /// Stops what is left of the old sandbox, then makes a new one.

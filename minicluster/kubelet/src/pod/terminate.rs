@@ -33,14 +33,17 @@ pub fn deadline(seen: Seen<'_>) -> Option<Timestamp> {
 pub fn grace_period(seen: Seen<'_>) -> Duration {
     let asked = seen.pod.metadata.deletion_grace_period_seconds;
     match asked.and_then(|s| u64::try_from(s).ok()) {
-        Some(seconds) if seen.pod.metadata.deletion_timestamp.is_some() => Duration::from_secs(seconds.max(1)),
+        Some(seconds) if seen.pod.metadata.deletion_timestamp.is_some() => {
+            Duration::from_secs(seconds.max(1))
+        }
         _ => grace(seen.pod).max(Duration::from_secs(1)),
     }
 }
 
 /// The moment by which everything is killed.
 fn kill_at(seen: Seen<'_>) -> Timestamp {
-    let (since, begun_with) = seen.memory.terminating.map_or((seen.now, Duration::MAX), |t| (t.since, t.grace));
+    let (since, begun_with) =
+        seen.memory.terminating.map_or((seen.now, Duration::MAX), |t| (t.since, t.grace));
     since + grace_period(seen).min(begun_with)
 }
 
@@ -75,7 +78,9 @@ pub(super) fn plan(seen: Seen<'_>, plan: &mut Plan) {
 /// Stops what may be stopped now; true while anything runs.
 fn stop_containers(seen: Seen<'_>, plan: &mut Plan) -> bool {
     let deadline = kill_at(seen);
-    let running = |name: &str| seen.view.containers.iter().find(|c| c.name == name && c.state == ContainerState::Running);
+    let running = |name: &str| {
+        seen.view.containers.iter().find(|c| c.name == name && c.state == ContainerState::Running)
+    };
     let specs = containers(seen.pod);
     let mut any = false;
     for (_, spec) in specs.iter().filter(|(role, _)| *role != Role::Sidecar) {

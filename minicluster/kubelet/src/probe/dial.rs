@@ -28,7 +28,10 @@ pub(crate) async fn probe(spec: &Container, ip: &str, probe: &Probe) -> Result<(
     if let Some(action) = &probe.tcp_socket {
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(ip);
         let port = port(spec, &action.port)?;
-        return TcpStream::connect((host, port)).await.map(drop).map_err(|e| format!("dial tcp {host}:{port}: {e}"));
+        return TcpStream::connect((host, port))
+            .await
+            .map(drop)
+            .map_err(|e| format!("dial tcp {host}:{port}: {e}"));
     }
     if let Some(action) = &probe.grpc {
         return grpc(ip, action).await;
@@ -45,7 +48,10 @@ pub(crate) fn port(spec: &Container, wanted: &IntOrString) -> Result<u16, String
             named.map(|p| p.container_port).or_else(|| name.parse().ok())
         }
     };
-    number.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0).ok_or_else(|| format!("invalid port: {wanted:?}"))
+    number
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .ok_or_else(|| format!("invalid port: {wanted:?}"))
 }
 
 /// An HTTP GET, redirects followed while they stay on the host; the body's beginning.
@@ -62,7 +68,11 @@ pub(crate) async fn http_get(spec: &Container, ip: &str, action: &HTTPGetAction)
         let reply = get(&uri, action.http_headers.as_deref().unwrap_or_default()).await?;
         let status = reply.status();
         if !status.is_redirection() {
-            let body = Limited::new(reply.into_body(), BODY).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            let body = Limited::new(reply.into_body(), BODY)
+                .collect()
+                .await
+                .map(|b| b.to_bytes())
+                .unwrap_or_default();
             if status.as_u16() < 400 {
                 return Ok(body);
             }
@@ -90,7 +100,9 @@ async fn get(uri: &Uri, headers: &[HTTPHeader]) -> Result<Response<Incoming>, St
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let https = uri.scheme_str() == Some("https");
     let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
-    let tcp = TcpStream::connect((host, port)).await.map_err(|e| format!("Get \"{uri}\": dial tcp {host}:{port}: {e}"))?;
+    let tcp = TcpStream::connect((host, port))
+        .await
+        .map_err(|e| format!("Get \"{uri}\": dial tcp {host}:{port}: {e}"))?;
     let mut request = Request::builder()
         .method(Method::GET)
         .uri(uri.path_and_query().map_or("/", |p| p.as_str()))
@@ -98,7 +110,9 @@ async fn get(uri: &Uri, headers: &[HTTPHeader]) -> Result<Response<Incoming>, St
         .map_err(|e| e.to_string())?;
     let fields = request.headers_mut();
     for h in headers {
-        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(&h.name), header::HeaderValue::try_from(&h.value)) {
+        if let (Ok(name), Ok(value)) =
+            (header::HeaderName::try_from(&h.name), header::HeaderValue::try_from(&h.value))
+        {
             fields.append(name, value);
         }
     }
@@ -114,7 +128,8 @@ async fn get(uri: &Uri, headers: &[HTTPHeader]) -> Result<Response<Incoming>, St
         return exchange(tcp, request).await;
     }
     let name = ServerName::try_from(host.to_owned()).map_err(|e| e.to_string())?;
-    let tls = tokio_rustls::TlsConnector::from(anyone()?).connect(name, tcp).await.map_err(|e| e.to_string())?;
+    let tls =
+        tokio_rustls::TlsConnector::from(anyone()?).connect(name, tcp).await.map_err(|e| e.to_string())?;
     exchange(tls, request).await
 }
 
@@ -132,10 +147,13 @@ where
 async fn grpc(ip: &str, action: &GRPCAction) -> Result<(), String> {
     let port = u16::try_from(action.port).map_err(|e| e.to_string())?;
     let service = action.service.as_deref().unwrap_or_default();
-    let refused = |e: &dyn std::fmt::Display| format!("timeout: failed to connect service \"{ip}:{port}\": {e}");
+    let refused =
+        |e: &dyn std::fmt::Display| format!("timeout: failed to connect service \"{ip}:{port}\": {e}");
     let tcp = TcpStream::connect((ip, port)).await.map_err(|e| refused(&e))?;
     let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.map_err(|e| refused(&e))?;
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp))
+            .await
+            .map_err(|e| refused(&e))?;
     tokio::spawn(connection);
     let mut message = Vec::new();
     if !service.is_empty() {
@@ -160,7 +178,10 @@ async fn grpc(ip: &str, action: &GRPCAction) -> Result<(), String> {
     let body = Limited::new(reply.into_body(), BODY).collect().await.map_err(|e| e.to_string())?;
     let status = early.or_else(|| body.trailers().and_then(|t| t.get("grpc-status").cloned()));
     if let Some(status) = status.filter(|s| s != "0") {
-        return Err(format!("error: health rpc failed: rpc error: code = {}", status.to_str().unwrap_or("?")));
+        return Err(format!(
+            "error: health rpc failed: rpc error: code = {}",
+            status.to_str().unwrap_or("?")
+        ));
     }
     match serving(&body.to_bytes()) {
         1 => Ok(()),
@@ -266,18 +287,24 @@ mod tests {
         let bad = answering("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n").await;
         let error = probe(&spec, "127.0.0.1", &get_probe(bad)).await.unwrap_err();
         assert_eq!(error, "HTTP probe failed with statuscode: 500");
-        let away = answering("HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n").await;
+        let away = answering(
+            "HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n",
+        )
+        .await;
         assert_eq!(probe(&spec, "127.0.0.1", &get_probe(away)).await, Ok(()));
     }
 
     #[tokio::test]
     async fn tcp_asks_only_for_a_listener() {
         let port = answering("").await;
-        let by_name: Container =
-            serde_json::from_value(serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]}))
-                .unwrap();
+        let by_name: Container = serde_json::from_value(
+            serde_json::json!({"name": "c", "ports": [{"name": "web", "containerPort": port}]}),
+        )
+        .unwrap();
         let tcp: Probe = serde_json::from_value(serde_json::json!({"tcpSocket": {"port": "web"}})).unwrap();
         assert_eq!(probe(&by_name, "127.0.0.1", &tcp).await, Ok(()));
-        assert!(probe(&Container::default(), "127.0.0.1", &tcp).await.unwrap_err().starts_with("invalid port"));
+        assert!(
+            probe(&Container::default(), "127.0.0.1", &tcp).await.unwrap_err().starts_with("invalid port")
+        );
     }
 }

@@ -18,9 +18,9 @@ use tokio::sync::broadcast;
 use windlass::clock;
 
 use super::{
-    Container, ContainerConfig, ContainerState, ContainerStats, ExecOutput, Image, PodIdentity, PodView, ProbeKind,
-    RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Sandbox, SandboxConfig, Streams,
-    labels,
+    Container, ContainerConfig, ContainerState, ContainerStats, ExecOutput, Image, PodIdentity, PodView,
+    ProbeKind, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Sandbox,
+    SandboxConfig, Streams, labels,
 };
 
 /// Events a slow listener may fall behind before it is told to look at everything.
@@ -198,7 +198,11 @@ fn end_reason(code: i32) -> &'static str {
 #[async_trait]
 impl Runtime for HollowRuntime {
     async fn info(&self) -> Result<RuntimeInfo> {
-        Ok(RuntimeInfo { name: "hollow".into(), version: env!("CARGO_PKG_VERSION").into(), ..RuntimeInfo::default() })
+        Ok(RuntimeInfo {
+            name: "hollow".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..RuntimeInfo::default()
+        })
     }
 
     async fn pods(&self) -> Result<Vec<PodIdentity>> {
@@ -263,7 +267,12 @@ impl Runtime for HollowRuntime {
             s.ready = false;
             freed.extend(s.ips.iter().filter_map(|ip| ip.parse::<Ipv4Addr>().ok()));
         }
-        for c in pod.view.containers.iter_mut().filter(|c| c.sandbox_id == id && c.state == ContainerState::Running) {
+        for c in pod
+            .view
+            .containers
+            .iter_mut()
+            .filter(|c| c.sandbox_id == id && c.state == ContainerState::Running)
+        {
             c.state = ContainerState::Exited;
             c.exit_code = 137;
             c.reason = end_reason(137).into();
@@ -298,7 +307,12 @@ impl Runtime for HollowRuntime {
         Ok(())
     }
 
-    async fn create_container(&self, sandbox: &str, config: &ContainerConfig, pod: &SandboxConfig) -> Result<String> {
+    async fn create_container(
+        &self,
+        sandbox: &str,
+        config: &ContainerConfig,
+        pod: &SandboxConfig,
+    ) -> Result<String> {
         let script = self.inner.script.lock().clone();
         let behaviour = script(pod, config);
         let mut state = self.inner.state.lock();
@@ -401,14 +415,27 @@ impl Runtime for HollowRuntime {
     async fn image(&self, name: &str) -> Result<Option<Image>> {
         let image = Image { id: format!("hollow://{name}"), tags: vec![name.to_owned()], ..Image::default() };
         // Nothing is ever on the node whose pull the script lets fail; the script speaks per container, so ask it.
-        let probe = ContainerConfig { user_image: name.to_owned(), image: name.to_owned(), ..ContainerConfig::default() };
+        let probe = ContainerConfig {
+            user_image: name.to_owned(),
+            image: name.to_owned(),
+            ..ContainerConfig::default()
+        };
         let script = self.inner.script.lock().clone();
         let absent = script(&SandboxConfig::default(), &probe).pull_error.is_some();
         Ok((!absent).then_some(image))
     }
 
-    async fn pull_image(&self, name: &str, _auth: Option<&RegistryAuth>, pod: &SandboxConfig) -> Result<String> {
-        let asked = ContainerConfig { user_image: name.to_owned(), image: name.to_owned(), ..ContainerConfig::default() };
+    async fn pull_image(
+        &self,
+        name: &str,
+        _auth: Option<&RegistryAuth>,
+        pod: &SandboxConfig,
+    ) -> Result<String> {
+        let asked = ContainerConfig {
+            user_image: name.to_owned(),
+            image: name.to_owned(),
+            ..ContainerConfig::default()
+        };
         let script = self.inner.script.lock().clone();
         match script(pod, &asked).pull_error {
             Some(message) => Err(RuntimeError::failed(message)),

@@ -56,7 +56,9 @@ fn gone(e: io::Error) -> io::Result<()> {
 
 /// Relative, without `..`.
 fn inside(path: &str) -> bool {
-    !path.is_empty() && Path::new(path).components().all(|c| matches!(c, Component::Normal(_))) && !path.starts_with("..")
+    !path.is_empty()
+        && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
+        && !path.starts_with("..")
 }
 
 /// First parts of all paths: what is visible in the volume.

@@ -26,7 +26,12 @@ pub struct File {
 pub type Payload = BTreeMap<String, File>;
 
 /// The payload of a volume; `None` for kinds that are not files from the API. Service account tokens are not in it.
-pub fn of(pod: &Pod, volume: &Volume, facts: &NodeFacts, objects: &dyn Objects) -> Result<Option<Payload>, VolumeError> {
+pub fn of(
+    pod: &Pod,
+    volume: &Volume,
+    facts: &NodeFacts,
+    objects: &dyn Objects,
+) -> Result<Option<Payload>, VolumeError> {
     let mut payload = Payload::new();
     if let Some(s) = &volume.config_map {
         let mode = mode(s.default_mode, DEFAULT_MODE);

@@ -59,7 +59,12 @@ fn unmount(_dir: &Path) -> io::Result<()> {
 }
 
 /// Gives a tree to a group as `fsGroup` asks: group may read (and write, unless read-only), folders pass it on.
-pub(super) fn own(dir: &Path, user: Option<u32>, group: Option<u32>, readonly: bool) -> Result<(), VolumeError> {
+pub(super) fn own(
+    dir: &Path,
+    user: Option<u32>,
+    group: Option<u32>,
+    readonly: bool,
+) -> Result<(), VolumeError> {
     let meta = fs::symlink_metadata(dir).map_err(VolumeError::io(dir))?;
     std::os::unix::fs::lchown(dir, user, group).map_err(VolumeError::io(dir))?;
     if meta.is_symlink() {
@@ -110,8 +115,12 @@ pub(super) async fn remove(dir: &Path) -> Result<(), VolumeError> {
     let work = dir.clone();
     let done = tokio::task::spawn_blocking(move || {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut mounts: Vec<_> =
-            table.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|m| m.starts_with(&work)).collect();
+        let mut mounts: Vec<_> = table
+            .lines()
+            .filter_map(|l| l.split(' ').nth(4))
+            .map(PathBuf::from)
+            .filter(|m| m.starts_with(&work))
+            .collect();
         mounts.sort();
         for mount in mounts.iter().rev() {
             unmount(mount)?;

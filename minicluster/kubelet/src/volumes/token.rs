@@ -44,7 +44,12 @@ impl Tokens {
     }
 
     /// Adds the tokens a volume asks for; the moment when the first of them is due for renewal.
-    pub(super) async fn add(&self, pod: &Pod, volume: &Volume, out: &mut Payload) -> Result<Option<Timestamp>, VolumeError> {
+    pub(super) async fn add(
+        &self,
+        pod: &Pod,
+        volume: &Volume,
+        out: &mut Payload,
+    ) -> Result<Option<Timestamp>, VolumeError> {
         let Some(projected) = &volume.projected else { return Ok(None) };
         let mut due = None;
         for source in projected.sources.iter().flatten() {

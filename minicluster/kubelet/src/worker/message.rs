@@ -47,7 +47,8 @@ async fn left_behind(c: &Container) -> Option<String> {
     if !data.is_empty() {
         return Some(String::from_utf8_lossy(&data[..data.len().min(FILE_BYTES)]).into_owned());
     }
-    let fallback = c.annotations.get(labels::TERMINATION_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
+    let fallback =
+        c.annotations.get(labels::TERMINATION_POLICY).is_some_and(|p| p == "FallbackToLogsOnError");
     if !fallback || c.exit_code == 0 {
         return None;
     }

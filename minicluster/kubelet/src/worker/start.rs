@@ -97,13 +97,23 @@ impl Shared {
         let created = self.runtime.create_container(&live.id, &config, &sandbox).await;
         let id = created.map_err(|e| self.failed(pod, role, spec, "CreateContainerError", &e))?;
         self.events.container(pod, role, &spec.name, Kind::Normal, "Created", "Container created".into());
-        self.runtime.start_container(&id).await.map_err(|e| self.failed(pod, role, spec, "RunContainerError", &e))?;
+        self.runtime
+            .start_container(&id)
+            .await
+            .map_err(|e| self.failed(pod, role, spec, "RunContainerError", &e))?;
         drop(permit);
         self.events.container(pod, role, &spec.name, Kind::Normal, "Started", "Container started".into());
         self.post_start(cell, pod, role, spec, &id).await
     }
 
-    fn failed(&self, pod: &Pod, role: Role, spec: &Container, reason: &'static str, error: &RuntimeError) -> Failure {
+    fn failed(
+        &self,
+        pod: &Pod,
+        role: Role,
+        spec: &Container,
+        reason: &'static str,
+        error: &RuntimeError,
+    ) -> Failure {
         self.events.container(pod, role, &spec.name, Kind::Warning, "Failed", format!("Error: {error}"));
         Failure::new(reason, error)
     }
@@ -136,9 +146,12 @@ impl Shared {
         sandbox: &SandboxConfig,
     ) -> Result<Image, Failure> {
         let name = spec.image.as_deref().unwrap_or_default();
-        let tell = |kind, reason, message| self.events.container(pod, role, &spec.name, kind, reason, message);
+        let tell =
+            |kind, reason, message| self.events.container(pod, role, &spec.name, kind, reason, message);
         if images::reference(name).is_none() {
-            let message = format!("Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": invalid reference format");
+            let message = format!(
+                "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": invalid reference format"
+            );
             tell(Kind::Warning, "InspectFailed", message.clone());
             return Err(Failure::new("InvalidImageName", message));
         }
@@ -150,8 +163,9 @@ impl Shared {
         let backoff = cell.with_memory(|m| m.container(&spec.name).pull);
         match images::decide(spec, present.is_some(), backoff, clock::now()) {
             Decision::Use => {
-                let message =
-                    format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
+                let message = format!(
+                    "Container image \"{name}\" already present on machine and can be accessed by the pod"
+                );
                 tell(Kind::Normal, "Pulled", message);
                 return Ok(present.unwrap_or_default());
             }
@@ -179,7 +193,8 @@ impl Shared {
         sandbox: &SandboxConfig,
     ) -> Result<Image, Failure> {
         let name = spec.image.as_deref().unwrap_or_default();
-        let tell = |kind, reason, message| self.events.container(pod, role, &spec.name, kind, reason, message);
+        let tell =
+            |kind, reason, message| self.events.container(pod, role, &spec.name, kind, reason, message);
         tell(Kind::Normal, "Pulling", format!("Pulling image \"{name}\""));
         let asked = clock::now();
         let permit = self.pulls.acquire().await;
@@ -248,7 +263,8 @@ impl Shared {
                 .map_err(|e| config_error(&e))?;
         }
         let lookup = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str());
-        let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|t| expand(t, lookup)).collect();
+        let expanded =
+            |list: &Option<Vec<String>>| list.iter().flatten().map(|t| expand(t, lookup)).collect();
         let mut limits = resources::limits(pod, spec);
         limits.oom_score_adj = qos::oom_score_adj(pod, spec, self.config.machine.memory);
         Ok(ContainerConfig {
@@ -312,7 +328,11 @@ impl Shared {
 }
 
 fn mount(container_path: &str, host: &Path) -> Mount {
-    Mount { container_path: container_path.to_owned(), host_path: host.display().to_string(), ..Mount::default() }
+    Mount {
+        container_path: container_path.to_owned(),
+        host_path: host.display().to_string(),
+        ..Mount::default()
+    }
 }
 
 fn termination_path(spec: &Container) -> &str {

@@ -49,7 +49,14 @@ impl Shared {
         });
     }
 
-    async fn pre_stop(self: &Arc<Self>, cell: &Arc<Cell>, role: Role, spec: &Container, id: &str, deadline: Timestamp) {
+    async fn pre_stop(
+        self: &Arc<Self>,
+        cell: &Arc<Cell>,
+        role: Role,
+        spec: &Container,
+        id: &str,
+        deadline: Timestamp,
+    ) {
         let Some(hook) = spec.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) else { return };
         let left = clock::until(deadline);
         if left.is_zero() {
@@ -78,7 +85,8 @@ impl Shared {
         if let Some(exec) = &hook.exec {
             let command = exec.command.clone().unwrap_or_default();
             // The hook may take as long as the pod's grace period; the caller bounds it.
-            let output = self.runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|e| e.to_string())?;
+            let output =
+                self.runtime.exec_sync(id, &command, Duration::ZERO).await.map_err(|e| e.to_string())?;
             return match output.exit_code {
                 0 => Ok(()),
                 code => Err(format!(
@@ -96,7 +104,12 @@ impl Shared {
     }
 
     #[cfg(feature = "cri")]
-    async fn network_hook(&self, cell: &Cell, spec: &Container, hook: &LifecycleHandler) -> Result<(), String> {
+    async fn network_hook(
+        &self,
+        cell: &Cell,
+        spec: &Container,
+        hook: &LifecycleHandler,
+    ) -> Result<(), String> {
         let Some(action) = &hook.http_get else { return Err("invalid handler".into()) };
         let ip = cell.pod_ips().first().cloned().unwrap_or_default();
         let mut action = action.clone();

@@ -191,7 +191,8 @@ fn conditions(old: Option<&Value>, new: Option<&Value>) -> Vec<Value> {
         // A null the API already holds is no change.
         let same = before.is_some_and(|b| {
             let keys = b.as_object().into_iter().flatten().chain(condition.as_object().into_iter().flatten());
-            keys.map(|(k, _)| k).all(|k| b.get(k).unwrap_or(&Value::Null) == condition.get(k).unwrap_or(&Value::Null))
+            keys.map(|(k, _)| k)
+                .all(|k| b.get(k).unwrap_or(&Value::Null) == condition.get(k).unwrap_or(&Value::Null))
         });
         if !same {
             changed.push(patch);

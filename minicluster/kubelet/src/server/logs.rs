@@ -1,0 +1,204 @@
+//! `/containerLogs`: a container's log from its file, to its end or as it grows.
+//!
+//! Following waits for the file's folder to change; a rotated file is read to its end before the new one is opened.
+//! The only clock is one second while following, to notice that the container has ended.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use rustix::fs::inotify;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use windlass::clock;
+
+use super::{Body, stream, text};
+use crate::kubelet::Handle;
+use crate::logs::{Options, Shaper, tail_offset};
+use crate::runtime::{Container, ContainerState};
+use crate::worker::Cell;
+
+/// Bytes read at once.
+const CHUNK: usize = 64 * 1024;
+/// Chunks on their way to a client.
+const QUEUE: usize = 8;
+/// The end of a log that is searched for the last lines.
+const TAIL_WINDOW: u64 = 16 << 20;
+/// While following, how often it is checked that the container still runs.
+const CHECK: Duration = Duration::from_secs(1);
+
+pub(super) async fn serve(
+    kubelet: &Handle,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+    query: &str,
+) -> Response<Body> {
+    let options = match Options::parse(query, clock::now()) {
+        Ok(options) => options,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let Some(cell) = kubelet.find(namespace, pod) else {
+        return text(StatusCode::NOT_FOUND, format!("pod \"{pod}\" does not exist"));
+    };
+    let chosen = match choose(&cell, pod, container, options.previous) {
+        Ok(chosen) => chosen,
+        Err(message) => return text(StatusCode::BAD_REQUEST, message),
+    };
+    let (send, receive) = mpsc::channel(QUEUE);
+    let in_memory = kubelet.shared.runtime.log(&chosen.id).await;
+    tokio::spawn(async move {
+        if let Some(log) = in_memory {
+            let _ = send.send(Bytes::from(log)).await;
+            return;
+        }
+        let mut reader = Reader { shaper: Shaper::new(options.clone()), send, rest: Vec::new() };
+        if let Err(error) = reader.run(&cell, &chosen, &options).await {
+            tracing::debug!(%error, path = chosen.log_path, "a log ended early");
+        }
+    });
+    let mut reply = Response::new(stream(receive));
+    let plain = http::HeaderValue::from_static("text/plain");
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    reply
+}
+
+/// The instance whose log is meant.
+fn choose(cell: &Cell, pod: &str, name: &str, previous: bool) -> Result<Container, String> {
+    let view = cell.view();
+    if crate::pod::container(&cell.pod(), name).is_none() {
+        return Err(format!("container {name} is not valid for pod {pod}"));
+    }
+    if previous {
+        // While the container waits to run again, the one that ended last is the newest.
+        let newest = view.newest(name);
+        let waits = newest.is_some_and(|c| c.state == ContainerState::Exited) && cell.is_waiting(name);
+        let found = if waits { newest } else { view.previous(name) };
+        return found
+            .cloned()
+            .ok_or_else(|| format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"));
+    }
+    match view.newest(name) {
+        Some(c) if c.state != ContainerState::Created => Ok(c.clone()),
+        _ => {
+            let reason = cell.waiting_reason(name);
+            Err(format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {reason}"))
+        }
+    }
+}
+
+struct Reader {
+    shaper: Shaper,
+    send: mpsc::Sender<Bytes>,
+    /// The beginning of a line whose end is not written yet.
+    rest: Vec<u8>,
+}
+
+impl Reader {
+    async fn run(&mut self, cell: &Arc<Cell>, chosen: &Container, options: &Options) -> io::Result<()> {
+        let path = PathBuf::from(&chosen.log_path);
+        let changes =
+            if options.follow { Some(Changes::of(path.parent().unwrap_or(Path::new("/")))?) } else { None };
+        let mut file = tokio::fs::File::open(&path).await?;
+        if let Some(lines) = options.tail {
+            seek_tail(&mut file, lines).await?;
+        }
+        loop {
+            self.drain(&mut file).await?;
+            if self.shaper.full() || self.send.is_closed() {
+                return Ok(());
+            }
+            let Some(changes) = &changes else { return Ok(()) };
+            let runs = cell
+                .view()
+                .containers
+                .iter()
+                .any(|c| c.id == chosen.id && c.state == ContainerState::Running);
+            if rotated(&file, &path).await {
+                file = tokio::fs::File::open(&path).await?;
+                continue;
+            }
+            if !runs {
+                // What was written just before the end.
+                return self.drain(&mut file).await;
+            }
+            tokio::select! {
+                changed = tokio::time::timeout(CHECK, changes.wait()) => {
+                    if let Ok(result) = changed { result?; }
+                }
+                () = self.send.closed() => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends everything up to the present end of the file.
+    async fn drain(&mut self, file: &mut tokio::fs::File) -> io::Result<()> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let n = file.read(&mut buffer).await?;
+            if n == 0 {
+                return Ok(());
+            }
+            self.rest.extend_from_slice(&buffer[..n]);
+            let mut out = Vec::new();
+            let mut from = 0;
+            while let Some(end) = self.rest[from..].iter().position(|b| *b == b'\n') {
+                self.shaper.push(&self.rest[from..from + end], &mut out);
+                from += end + 1;
+            }
+            self.rest.drain(..from);
+            if !out.is_empty() && self.send.send(Bytes::from(out)).await.is_err() {
+                return Ok(());
+            }
+            if self.shaper.full() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The path leads to another file than the open one.
+async fn rotated(file: &tokio::fs::File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (Ok(open), Ok(there)) = (file.metadata().await, tokio::fs::metadata(path).await) else {
+        return false;
+    };
+    open.ino() != there.ino()
+}
+
+async fn seek_tail(file: &mut tokio::fs::File, lines: usize) -> io::Result<()> {
+    let length = file.metadata().await?.len();
+    let from = length.saturating_sub(TAIL_WINDOW);
+    file.seek(io::SeekFrom::Start(from)).await?;
+    let mut end = Vec::new();
+    (&mut *file).take(TAIL_WINDOW).read_to_end(&mut end).await?;
+    let at = from + tail_offset(&end, lines) as u64;
+    file.seek(io::SeekFrom::Start(at)).await.map(drop)
+}
+
+/// Changes in a folder, pushed by the kernel.
+struct Changes {
+    /// Not a pipe, but like one it becomes readable and is read; this is tokio's door for such descriptors.
+    descriptor: pipe::Receiver,
+}
+
+impl Changes {
+    fn of(folder: &Path) -> io::Result<Self> {
+        let descriptor = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
+        let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+        inotify::add_watch(&descriptor, folder, what)?;
+        Ok(Self { descriptor: pipe::Receiver::from_owned_fd_unchecked(descriptor)? })
+    }
+
+    /// Waits for a change; several at once count as one.
+    async fn wait(&self) -> io::Result<()> {
+        self.descriptor.readable().await?;
+        let mut buffer = [0_u8; 4096];
+        while self.descriptor.try_read(&mut buffer).is_ok_and(|n| n > 0) {}
+        Ok(())
+    }
+}
