@@ -6,7 +6,7 @@ use windlass_crd::{
     name,
 };
 
-use super::{Part, Strategy};
+use super::{Column, Part, Strategy, columns};
 use crate::object;
 
 /// Role and ClusterRole.
@@ -124,6 +124,37 @@ impl Strategy for Binding {
         }
         errors
     }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let role = |obj: &Value| {
+            let text = |field: &str| object::text(obj, &["roleRef", field]);
+            format!("{}/{}", text("kind"), text("name"))
+        };
+        Some(vec![
+            columns::made("Role", role),
+            columns::age(),
+            columns::made("Users", |obj| subjects(obj, "User")).wide(),
+            columns::made("Groups", |obj| subjects(obj, "Group")).wide(),
+            columns::made("ServiceAccounts", |obj| subjects(obj, "ServiceAccount")).wide(),
+        ])
+    }
+}
+
+/// The subjects of a binding of one kind; service accounts with their namespaces.
+fn subjects(obj: &Value, kind: &str) -> String {
+    let names: Vec<String> = object::list(obj, &["subjects"])
+        .iter()
+        .filter(|subject| object::text(subject, &["kind"]) == kind)
+        .map(|subject| {
+            let name = object::text(subject, &["name"]);
+            if kind == "ServiceAccount" {
+                format!("{}/{name}", object::text(subject, &["namespace"]))
+            } else {
+                name.to_owned()
+            }
+        })
+        .collect();
+    names.join(", ")
 }
 
 #[cfg(test)]

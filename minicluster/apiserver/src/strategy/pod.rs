@@ -290,7 +290,7 @@ mod tests {
     fn change(f: impl Fn(&mut Value)) -> Vec<String> {
         let mut new = running();
         f(&mut new);
-        Pod.validate_update(Part::Main, &new, &running()).iter().map(ToString::to_string).collect()
+        Pod.validate_update(Part::Main, &new, &running()).iter().map(|e| e.to_string()).collect()
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
         assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
         assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
         let more = change(|p| {
-            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}));
+            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}))
         });
         assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
     }
