@@ -13,9 +13,9 @@ use std::{
 #[cfg(feature = "node")]
 use ipnet::Ipv4Net;
 
+use k8s_openapi::api::core::v1::Node;
 #[cfg(feature = "node")]
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use k8s_openapi::api::core::v1::Node;
 #[cfg(feature = "node")]
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -32,15 +32,15 @@ use windlass::{CancellationToken, Informers, Manager, Scope};
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
 
-#[cfg(feature = "node")]
-use crate::{
-    node::{self, image},
-    pki::Pki,
-};
 use crate::{
     cluster::{self, ClusterError, Door},
     host,
     options::{Component, UpOptions},
+};
+#[cfg(feature = "node")]
+use crate::{
+    node::{self, image},
+    pki::Pki,
 };
 
 /// Where the cluster DNS listens on the node; its Service leads here.
@@ -92,6 +92,8 @@ pub(crate) struct NodeSetup {
     endpoint: String,
     cni_dir: PathBuf,
     pods: Ipv4Net,
+    addresses: Vec<IpAddr>,
+    port: u16,
 }
 
 #[cfg(feature = "node")]
@@ -121,7 +123,8 @@ impl NodeSetup {
         config.manifests.clone_from(&options.pod_manifest_path);
         let pods = node::pod_cidr(options.cluster_cidr);
         config.pod_cidr = Some(pods.to_string());
-        Ok(Self { name, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
+        let (addresses, port) = (config.node_ips.clone(), config.server_port);
+        Ok(Self { name, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods, addresses, port })
     }
 }
 
@@ -135,11 +138,51 @@ pub(crate) async fn kubelet(client: Client, node: NodeSetup, pki: Option<Arc<Pki
     if let Err(error) = provide_sandbox_image(&runtime, &node.endpoint).await {
         tracing::warn!(%error, "the image of pod sandboxes could not be provided; the runtime will try to pull it");
     }
-    let informers = Informers::new(client);
+    let informers = Informers::new(client.clone());
     let pods = Pods::of_node(&informers, &node.name);
     let kubelet = Kubelet::new(node.config, &informers, pods, Arc::new(runtime));
-    let _ = pki;
-    kubelet.run(stop, |_| {}).await;
+    let serving = pki.and_then(|pki| match node_server(&pki, &node.name, &node.addresses) {
+        Ok(tls) => Some((tls, node.port)),
+        Err(error) => {
+            tracing::error!(%error, "the node server has no certificate: no logs and no terminals of pods");
+            None
+        }
+    });
+    let stopping = stop.clone();
+    let serve = move |handle| {
+        if let Some((tls, port)) = serving {
+            tokio::spawn(serve_node(handle, tls, port, client, stopping));
+        }
+    };
+    kubelet.run(stop, serve).await;
+}
+
+/// The certificate of the node server; clients have to show one of the cluster's, or a token.
+#[cfg(feature = "node")]
+fn node_server(pki: &Pki, name: &str, addresses: &[IpAddr]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let (chain, key) = pki.server(&format!("system:node:{name}"), &[name.to_owned()], addresses)?.chain();
+    let tls = minicluster_apiserver::server::Tls { chain, key, client_roots: pki.roots() };
+    Ok(Arc::new(tls.into_config()?))
+}
+
+#[cfg(feature = "node")]
+async fn serve_node(
+    handle: kubelet::Handle,
+    tls: Arc<rustls::ServerConfig>,
+    port: u16,
+    client: Client,
+    stop: CancellationToken,
+) {
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => {
+            let authorizer = Arc::new(kubelet::server::auth::Delegated::new(client));
+            kubelet::server::serve(handle, listener, tls, authorizer, stop).await;
+        }
+        Err(error) => {
+            tracing::error!(%address, %error, "the node server cannot listen: no logs, no terminals")
+        }
+    }
 }
 
 /// Pods need a sandbox image, and there may be no registry to have it from.
@@ -202,9 +245,7 @@ pub(crate) async fn dns(client: Client, config: minicluster_dns::Config, stop: C
 pub(crate) async fn announce_dns(client: Client, options: &UpOptions) -> Result<(), ClusterError> {
     let labels = serde_json::json!({ "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS" });
     let ports = |port: u16| {
-        let one = |name: &str, protocol: &str| {
-            serde_json::json!({ "name": name, "protocol": protocol, "port": port })
-        };
+        let one = |name: &str, protocol: &str| serde_json::json!({ "name": name, "protocol": protocol, "port": port });
         vec![one("dns", "UDP"), one("dns-tcp", "TCP")]
     };
     let service = serde_json::json!({
@@ -274,7 +315,8 @@ pub(crate) async fn say_when_ready(
 
 async fn node_ready(client: Client, name: &str) {
     let informers = Informers::new(client);
-    let nodes = informers.get::<Node>(Scope { fields: Some(format!("metadata.name={name}")), ..Scope::default() });
+    let nodes =
+        informers.get::<Node>(Scope { fields: Some(format!("metadata.name={name}")), ..Scope::default() });
     let mut deltas = nodes.deltas();
     loop {
         let news = deltas.next().await;
