@@ -22,9 +22,9 @@ use kube::{Api, Client};
 use minicluster_apiserver::Identity;
 #[cfg(feature = "node")]
 use minicluster_dns::Dns;
-#[cfg(feature = "node")]
-use minicluster_kubelet::cri::Cri;
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
+#[cfg(feature = "node")]
+use minicluster_kubelet::{cri::Cri, server::auth::Delegated};
 #[cfg(feature = "node")]
 use minicluster_proxy::Proxy;
 use tokio::task::JoinSet;
@@ -88,12 +88,11 @@ pub(crate) async fn hollow_nodes(client: Client, count: u32, stop: CancellationT
 pub(crate) struct NodeSetup {
     /// The node's name.
     pub(crate) name: String,
+    ip: IpAddr,
     config: kubelet::Config,
     endpoint: String,
     cni_dir: PathBuf,
     pods: Ipv4Net,
-    addresses: Vec<IpAddr>,
-    port: u16,
 }
 
 #[cfg(feature = "node")]
@@ -123,8 +122,8 @@ impl NodeSetup {
         config.manifests.clone_from(&options.pod_manifest_path);
         let pods = node::pod_cidr(options.cluster_cidr);
         config.pod_cidr = Some(pods.to_string());
-        let (addresses, port) = (config.node_ips.clone(), config.server_port);
-        Ok(Self { name, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods, addresses, port })
+        let ip = host_ip(options);
+        Ok(Self { name, ip, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
     }
 }
 
@@ -140,48 +139,50 @@ pub(crate) async fn kubelet(client: Client, node: NodeSetup, pki: Option<Arc<Pki
     }
     let informers = Informers::new(client.clone());
     let pods = Pods::of_node(&informers, &node.name);
-    let kubelet = Kubelet::new(node.config, &informers, pods, Arc::new(runtime));
-    let serving = pki.and_then(|pki| match node_server(&pki, &node.name, &node.addresses) {
-        Ok(tls) => Some((tls, node.port)),
-        Err(error) => {
-            tracing::error!(%error, "the node server has no certificate: no logs and no terminals of pods");
+    let at = SocketAddr::new(node.ip, node.config.server_port);
+    let serving = match pki.as_deref().map(|pki| serving_tls(pki, &node.name, node.ip)) {
+        Some(Ok(tls)) => Some(tls),
+        Some(Err(error)) => {
+            tracing::error!(%error, "the node server has no certificate");
             None
         }
-    });
-    let stopping = stop.clone();
-    let serve = move |handle| {
-        if let Some((tls, port)) = serving {
-            tokio::spawn(serve_node(handle, tls, port, client, stopping));
-        }
+        // In a process without the cluster's authority nobody would believe a certificate of ours.
+        None => None,
     };
-    kubelet.run(stop, serve).await;
+    let kubelet = Kubelet::new(node.config, &informers, pods, Arc::new(runtime));
+    let server_stop = stop.clone();
+    kubelet
+        .run(stop, move |handle| {
+            if let Some(tls) = serving {
+                tokio::spawn(serve_node(handle, at, tls, Delegated::new(client), server_stop));
+            }
+        })
+        .await;
 }
 
-/// The certificate of the node server; clients have to show one of the cluster's, or a token.
+/// The node server's certificate, and whose client certificates it believes.
 #[cfg(feature = "node")]
-fn node_server(pki: &Pki, name: &str, addresses: &[IpAddr]) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let (chain, key) = pki.server(&format!("system:node:{name}"), &[name.to_owned()], addresses)?.chain();
+fn serving_tls(pki: &Pki, name: &str, ip: IpAddr) -> Result<rustls::ServerConfig, ClusterError> {
+    let addresses = [ip, IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let (chain, key) = pki.server(&format!("system:node:{name}"), &[name.to_owned()], &addresses)?.chain();
     let tls = minicluster_apiserver::server::Tls { chain, key, client_roots: pki.roots() };
-    Ok(Arc::new(tls.into_config()?))
+    tls.into_config().map_err(|e| ClusterError::Pki(e.into()))
 }
 
+/// Serves logs and terminals of this node's containers.
 #[cfg(feature = "node")]
 async fn serve_node(
     handle: kubelet::Handle,
-    tls: Arc<rustls::ServerConfig>,
-    port: u16,
-    client: Client,
+    at: SocketAddr,
+    tls: rustls::ServerConfig,
+    authorizer: Delegated,
     stop: CancellationToken,
 ) {
-    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port);
-    match tokio::net::TcpListener::bind(address).await {
+    match tokio::net::TcpListener::bind(at).await {
         Ok(listener) => {
-            let authorizer = Arc::new(kubelet::server::auth::Delegated::new(client));
-            kubelet::server::serve(handle, listener, tls, authorizer, stop).await;
+            kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await
         }
-        Err(error) => {
-            tracing::error!(%address, %error, "the node server cannot listen: no logs, no terminals")
-        }
+        Err(error) => tracing::error!(%at, %error, "the node server cannot listen: no logs, no exec"),
     }
 }
 

@@ -36,9 +36,8 @@ pub fn metadata(resource: &Resource, obj: &Value) -> ErrorList {
 pub fn metadata_update(resource: &Resource, obj: &Value, old: &Value) -> ErrorList {
     let path = field::root("metadata");
     let mut errors = ErrorList::new();
-    let immutable = |field: &'static str, new: &str| {
-        Error::invalid(&path.child(field), new, "field is immutable")
-    };
+    let immutable =
+        |field: &'static str, new: &str| Error::invalid(&path.child(field), new, "field is immutable");
     if object::name(obj) != object::name(old) {
         errors.push(immutable("name", object::name(obj)));
     }
@@ -71,7 +70,11 @@ fn common(path: &Path, obj: &Value, errors: &mut ErrorList) {
             errors.push(Error::invalid(&path.child("finalizers"), finalizer, why));
         }
     }
-    owner_references(&path.child("ownerReferences"), object::list(obj, &["metadata", "ownerReferences"]), errors);
+    owner_references(
+        &path.child("ownerReferences"),
+        object::list(obj, &["metadata", "ownerReferences"]),
+        errors,
+    );
 }
 
 /// What is wrong with a map of labels.

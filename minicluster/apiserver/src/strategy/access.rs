@@ -100,7 +100,10 @@ impl Strategy for Binding {
             }
             let kind = object::text(subject, &["kind"]);
             match kind {
-                "ServiceAccount" if object::text(subject, &["namespace"]).is_empty() && object::namespace(obj).is_empty() => {
+                "ServiceAccount"
+                    if object::text(subject, &["namespace"]).is_empty()
+                        && object::namespace(obj).is_empty() =>
+                {
                     errors.push(Error::required(&path.child("namespace"), ""));
                 }
                 "ServiceAccount" | "User" | "Group" => {}

@@ -47,7 +47,10 @@ fn check_keys(obj: &Value, lists: &[&'static str], errors: &mut ErrorList) {
         }
     }
     if size > DATA_MAX {
-        errors.push(Error::too_long(if lists.len() > 1 { field::EMPTY } else { field::root(lists[0]) }, DATA_MAX));
+        errors.push(Error::too_long(
+            if lists.len() > 1 { field::EMPTY } else { field::root(lists[0]) },
+            DATA_MAX,
+        ));
     }
 }
 
@@ -95,8 +98,11 @@ impl Strategy for ConfigMap {
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
-        let count = |obj: &Value, list: &str| object::at(obj, &[list]).and_then(Value::as_object).map_or(0, |m| m.len());
-        let data = Column::new("Data", move |obj| (count(obj, "data") + count(obj, "binaryData")).into()).typed("integer");
+        let count = |obj: &Value, list: &str| {
+            object::at(obj, &[list]).and_then(Value::as_object).map_or(0, |m| m.len())
+        };
+        let data = Column::new("Data", move |obj| (count(obj, "data") + count(obj, "binaryData")).into())
+            .typed("integer");
         Some(vec![data, columns::age()])
     }
 }
@@ -130,7 +136,8 @@ impl Strategy for Secret {
             let at = field::root("metadata").child("annotations").key(account);
             errors.push(Error::required(at, ""));
         }
-        if object::text(obj, &["type"]) == "kubernetes.io/basic-auth" && !has("username") && !has("password") {
+        if object::text(obj, &["type"]) == "kubernetes.io/basic-auth" && !has("username") && !has("password")
+        {
             errors.push(Error::required(field::root("data").key("username"), ""));
             errors.push(Error::required(field::root("data").key("password"), ""));
         }
@@ -181,7 +188,8 @@ impl Strategy for Endpoints {
         let mut errors = ErrorList::new();
         for (i, subset) in object::list(obj, &["subsets"]).iter().enumerate() {
             let path = field::root("subsets").index(i);
-            let (ready, not) = (object::list(subset, &["addresses"]), object::list(subset, &["notReadyAddresses"]));
+            let (ready, not) =
+                (object::list(subset, &["addresses"]), object::list(subset, &["notReadyAddresses"]));
             if ready.is_empty() && not.is_empty() {
                 errors.push(Error::required(&path, "must specify `addresses` or `notReadyAddresses`"));
             }
@@ -278,7 +286,8 @@ impl Strategy for EndpointSlice {
     fn columns(&self) -> Option<Vec<Column>> {
         let ports = |obj: &Value| {
             let ports = object::list(obj, &["ports"]).iter();
-            let all: Vec<String> = ports.map(|p| object::number(p, &["port"]).map_or("*".into(), |n| n.to_string())).collect();
+            let all: Vec<String> =
+                ports.map(|p| object::number(p, &["port"]).map_or("*".into(), |n| n.to_string())).collect();
             if all.is_empty() { "<unset>".to_owned() } else { shortened(&all) }
         };
         let addresses = |obj: &Value| {
@@ -335,7 +344,8 @@ impl Strategy for Node {
             return ErrorList::new();
         }
         let mut errors = self.validate(obj);
-        let (new_id, old_id) = (object::text(obj, &["spec", "providerID"]), object::text(old, &["spec", "providerID"]));
+        let (new_id, old_id) =
+            (object::text(obj, &["spec", "providerID"]), object::text(old, &["spec", "providerID"]));
         if !old_id.is_empty() && new_id != old_id {
             let detail = "node updates may not change providerID except from \"\" to valid";
             errors.push(Error::forbidden(field::root("spec").child("providerID"), detail));
@@ -374,12 +384,15 @@ impl Strategy for Node {
     }
 
     fn fields(&self) -> Fields {
-        &[("spec.unschedulable", |o| (object::at(o, &["spec", "unschedulable"]) == Some(&Value::Bool(true))).to_string())]
+        &[("spec.unschedulable", |o| {
+            (object::at(o, &["spec", "unschedulable"]) == Some(&Value::Bool(true))).to_string()
+        })]
     }
 }
 
 fn node_status(obj: &Value) -> String {
-    let ready = object::list(obj, &["status", "conditions"]).iter().find(|c| object::text(c, &["type"]) == "Ready");
+    let ready =
+        object::list(obj, &["status", "conditions"]).iter().find(|c| object::text(c, &["type"]) == "Ready");
     let mut out = match ready.map(|c| object::text(c, &["status"])) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
@@ -443,10 +456,11 @@ impl Strategy for Event {
             if name.is_empty() { kind } else { format!("{kind}/{name}") }
         };
         let source = |obj: &Value| {
-            let component = match event_text(obj, &["source", "component"], &["deprecatedSource", "component"]) {
-                "" => event_text(obj, &["reportingComponent"], &["reportingController"]),
-                text => text,
-            };
+            let component =
+                match event_text(obj, &["source", "component"], &["deprecatedSource", "component"]) {
+                    "" => event_text(obj, &["reportingComponent"], &["reportingController"]),
+                    text => text,
+                };
             let host = match event_text(obj, &["source", "host"], &["deprecatedSource", "host"]) {
                 "" => object::text(obj, &["reportingInstance"]),
                 text => text,
@@ -472,27 +486,40 @@ impl Strategy for Event {
 
     fn fields(&self) -> Fields {
         &[
-            ("involvedObject.kind", |o| event_text(o, &["involvedObject", "kind"], &["regarding", "kind"]).to_owned()),
+            ("involvedObject.kind", |o| {
+                event_text(o, &["involvedObject", "kind"], &["regarding", "kind"]).to_owned()
+            }),
             ("involvedObject.namespace", |o| {
                 event_text(o, &["involvedObject", "namespace"], &["regarding", "namespace"]).to_owned()
             }),
-            ("involvedObject.name", |o| event_text(o, &["involvedObject", "name"], &["regarding", "name"]).to_owned()),
-            ("involvedObject.uid", |o| event_text(o, &["involvedObject", "uid"], &["regarding", "uid"]).to_owned()),
+            ("involvedObject.name", |o| {
+                event_text(o, &["involvedObject", "name"], &["regarding", "name"]).to_owned()
+            }),
+            ("involvedObject.uid", |o| {
+                event_text(o, &["involvedObject", "uid"], &["regarding", "uid"]).to_owned()
+            }),
             ("involvedObject.apiVersion", |o| {
                 event_text(o, &["involvedObject", "apiVersion"], &["regarding", "apiVersion"]).to_owned()
             }),
             ("involvedObject.resourceVersion", |o| {
-                event_text(o, &["involvedObject", "resourceVersion"], &["regarding", "resourceVersion"]).to_owned()
+                event_text(o, &["involvedObject", "resourceVersion"], &["regarding", "resourceVersion"])
+                    .to_owned()
             }),
             ("involvedObject.fieldPath", |o| {
                 event_text(o, &["involvedObject", "fieldPath"], &["regarding", "fieldPath"]).to_owned()
             }),
             ("reason", |o| object::text(o, &["reason"]).to_owned()),
-            ("reportingComponent", |o| event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()),
-            ("reportingController", |o| event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()),
-            ("source", |o| match event_text(o, &["source", "component"], &["deprecatedSource", "component"]) {
-                "" => event_text(o, &["reportingComponent"], &["reportingController"]).to_owned(),
-                text => text.to_owned(),
+            ("reportingComponent", |o| {
+                event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()
+            }),
+            ("reportingController", |o| {
+                event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()
+            }),
+            ("source", |o| {
+                match event_text(o, &["source", "component"], &["deprecatedSource", "component"]) {
+                    "" => event_text(o, &["reportingComponent"], &["reportingController"]).to_owned(),
+                    text => text.to_owned(),
+                }
             }),
             ("type", |o| object::text(o, &["type"]).to_owned()),
         ]
@@ -504,7 +531,11 @@ impl Strategy for Lease {
         let path = field::root("spec");
         let mut errors = ErrorList::new();
         if let Some(seconds) = object::number(obj, &["spec", "leaseDurationSeconds"]).filter(|s| *s <= 0) {
-            errors.push(Error::invalid(path.child("leaseDurationSeconds"), seconds, "must be greater than 0"));
+            errors.push(Error::invalid(
+                path.child("leaseDurationSeconds"),
+                seconds,
+                "must be greater than 0",
+            ));
         }
         if let Some(count) = object::number(obj, &["spec", "leaseTransitions"]).filter(|count| *count < 0) {
             let detail = "must be greater than or equal to 0";
@@ -533,8 +564,10 @@ impl Strategy for PriorityClass {
         let value = object::number(obj, &["value"]).unwrap_or(0);
         let system = matches!(given, "system-node-critical" | "system-cluster-critical");
         if given.starts_with("system-") && !system {
-            let detail = "priority class names with 'system-' prefix are reserved for system use only. error: ".to_owned()
-                + &format!("{given} is not a known system priority class");
+            let detail =
+                "priority class names with 'system-' prefix are reserved for system use only. error: "
+                    .to_owned()
+                    + &format!("{given} is not a known system priority class");
             errors.push(Error::forbidden(field::root("metadata").child("name"), detail));
         }
         if !system && value > 1_000_000_000 {
@@ -588,8 +621,10 @@ mod tests {
         assert!(ConfigMap.validate_update(Part::Main, &old, &old).is_empty());
         assert_eq!(
             texts(&ConfigMap.validate(&json!({"data": {"": "x"}}))),
-            ["data[]: Invalid value: \"\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' \
-              (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]
+            [
+                "data[]: Invalid value: \"\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' \
+              (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+            ]
         );
     }
 
@@ -618,7 +653,8 @@ mod tests {
     #[test]
     fn priority_classes_keep_their_value() {
         let old = json!({"metadata": {"name": "p"}, "value": 5});
-        let errors = PriorityClass.validate_update(Part::Main, &json!({"metadata": {"name": "p"}, "value": 6}), &old);
+        let errors =
+            PriorityClass.validate_update(Part::Main, &json!({"metadata": {"name": "p"}, "value": 6}), &old);
         assert_eq!(texts(&errors), ["value: Forbidden: may not be changed in an update."]);
     }
 }

@@ -20,7 +20,13 @@ pub(crate) struct Listed {
 impl Listed {
     /// A kind with these columns.
     pub(super) const fn new(columns: fn() -> Vec<Column>) -> Self {
-        Self { columns, default: |_| {}, validate: |_| ErrorList::new(), update: |_, _| ErrorList::new(), on_create: |_| {} }
+        Self {
+            columns,
+            default: |_| {},
+            validate: |_| ErrorList::new(),
+            update: |_, _| ErrorList::new(),
+            on_create: |_| {},
+        }
     }
 
     const fn defaults(self, default: fn(&mut Value)) -> Self {
@@ -90,7 +96,8 @@ fn access_modes(modes: &[Value]) -> String {
         ("ReadWriteMany", "RWX"),
         ("ReadWriteOncePod", "RWOP"),
     ];
-    let found = short.into_iter().filter(|(long, _)| modes.iter().any(|mode| mode == long)).map(|(_, short)| short);
+    let found =
+        short.into_iter().filter(|(long, _)| modes.iter().any(|mode| mode == long)).map(|(_, short)| short);
     found.collect::<Vec<_>>().join(",")
 }
 
@@ -116,7 +123,9 @@ pub(crate) const INGRESS: Listed = Listed::new(|| {
             .collect();
         texts.join(",")
     };
-    let ports = |obj: &Value| (if object::list(obj, &["spec", "tls"]).is_empty() { "80" } else { "80, 443" }).to_owned();
+    let ports = |obj: &Value| {
+        (if object::list(obj, &["spec", "tls"]).is_empty() { "80" } else { "80, 443" }).to_owned()
+    };
     vec![
         columns::text_or_none("Class", &["spec", "ingressClassName"]),
         columns::made("Hosts", hosts),
@@ -144,7 +153,10 @@ pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
 
 /// NetworkPolicy.
 pub(crate) const NETWORK_POLICY: Listed = Listed::new(|| {
-    vec![columns::made("Pod-Selector", |o| columns::selector(object::at(o, &["spec", "podSelector"]))), columns::age()]
+    vec![
+        columns::made("Pod-Selector", |o| columns::selector(object::at(o, &["spec", "podSelector"]))),
+        columns::age(),
+    ]
 })
 .defaults(|obj| {
     if !object::list(obj, &["spec", "policyTypes"]).is_empty() || object::at(obj, &["spec"]).is_none() {
@@ -160,7 +172,8 @@ pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
     let parent = |obj: &Value| {
         let text = |field: &str| object::text(obj, &["spec", "parentRef", field]).to_owned();
         let parts = [text("resource"), text("group"), text("namespace"), text("name")];
-        let dotted: Vec<&str> = parts[..2].iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+        let dotted: Vec<&str> =
+            parts[..2].iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         let rest: Vec<&str> = parts[2..].iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
         format!("{}/{}", dotted.join("."), rest.join("/"))
     };
@@ -228,7 +241,8 @@ pub(crate) const PERSISTENT_VOLUME_CLAIM: Listed = Listed::new(|| {
 /// StorageClass.
 pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
     let name = |obj: &Value| {
-        let default = object::text(obj, &["metadata", "annotations", "storageclass.kubernetes.io/is-default-class"]);
+        let default =
+            object::text(obj, &["metadata", "annotations", "storageclass.kubernetes.io/is-default-class"]);
         let mark = if default == "true" { " (default)" } else { "" };
         format!("{}{mark}", object::name(obj))
     };
@@ -265,8 +279,10 @@ pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
         columns::or_none(&all.join(","))
     };
     let audiences = |obj: &Value| {
-        let all: Vec<&str> =
-            object::list(obj, &["spec", "tokenRequests"]).iter().map(|t| object::text(t, &["audience"])).collect();
+        let all: Vec<&str> = object::list(obj, &["spec", "tokenRequests"])
+            .iter()
+            .map(|t| object::text(t, &["audience"]))
+            .collect();
         if all.is_empty() { "<unset>".to_owned() } else { all.join(",") }
     };
     vec![
@@ -281,7 +297,8 @@ pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
 });
 
 /// CSINode.
-pub(crate) const CSI_NODE: Listed = Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()]);
+pub(crate) const CSI_NODE: Listed =
+    Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()]);
 
 /// CSIStorageCapacity.
 pub(crate) const CSI_STORAGE_CAPACITY: Listed = Listed::new(|| {
@@ -311,7 +328,9 @@ pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
         let text = |field: &str| object::text(obj, &["spec", "scaleTargetRef", field]);
         format!("{}/{}", text("kind"), text("name"))
     };
-    let minimum = |obj: &Value| object::number(obj, &["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string());
+    let minimum = |obj: &Value| {
+        object::number(obj, &["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string())
+    };
     vec![
         columns::made("Reference", reference),
         columns::made("Targets", metric_targets),
@@ -340,7 +359,8 @@ fn metric_targets(obj: &Value) -> String {
         return "<none>".to_owned();
     }
     let current = object::list(obj, &["status", "currentMetrics"]);
-    let shown: Vec<String> = metrics.iter().take(2).enumerate().map(|(i, metric)| one_target(metric, current.get(i))).collect();
+    let shown: Vec<String> =
+        metrics.iter().take(2).enumerate().map(|(i, metric)| one_target(metric, current.get(i))).collect();
     let more = metrics.len().saturating_sub(shown.len());
     let suffix = if more > 0 { format!(" + {more} more...") } else { String::new() };
     format!("{}{suffix}", shown.join(", "))
@@ -365,7 +385,11 @@ fn one_target(metric: &Value, current: Option<&Value>) -> String {
     };
     let name = object::text(metric, &[source, "name"]);
     let prefix = if name.is_empty() { String::new() } else { format!("{name}: ") };
-    format!("{prefix}{}/{}", show(now).unwrap_or_else(|| "<unknown>".into()), show(target).unwrap_or_else(|| "<auto>".into()))
+    format!(
+        "{prefix}{}/{}",
+        show(now).unwrap_or_else(|| "<unknown>".into()),
+        show(target).unwrap_or_else(|| "<auto>".into())
+    )
 }
 
 /// ResourceQuota.
@@ -375,7 +399,8 @@ pub(crate) const RESOURCE_QUOTA: Listed = Listed::new(|| {
         let shown = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") == limits);
         let texts: Vec<String> = shown
             .map(|(name, hard)| {
-                let used = object::at(obj, &["status", "used", name]).and_then(|v| Quantity::from_json(v).ok());
+                let used =
+                    object::at(obj, &["status", "used", name]).and_then(|v| Quantity::from_json(v).ok());
                 let used = used.map_or_else(|| "0".to_owned(), |quantity| quantity.to_string());
                 format!("{name}: {used}/{}", hard.as_str().unwrap_or_default())
             })
@@ -424,7 +449,8 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
 });
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
-pub(crate) const WEBHOOKS: Listed = Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]);
+pub(crate) const WEBHOOKS: Listed =
+    Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]);
 
 fn policy_columns(rules: &'static str) -> Vec<Column> {
     let kind = |obj: &Value| match object::at(obj, &["spec", "paramKind"]) {
@@ -452,13 +478,19 @@ pub(crate) const POLICY_BINDING: Listed = Listed::new(|| {
             (namespace, name) => format!("{namespace}/{name}"),
         }
     };
-    vec![columns::text("PolicyName", &["spec", "policyName"]), columns::made("ParamRef", parameters), columns::age()]
+    vec![
+        columns::text("PolicyName", &["spec", "policyName"]),
+        columns::made("ParamRef", parameters),
+        columns::age(),
+    ]
 });
 
 /// APIService.
 pub(crate) const API_SERVICE: Listed = Listed::new(|| {
     let service = |obj: &Value| match object::at(obj, &["spec", "service"]) {
-        Some(service) => format!("{}/{}", object::text(service, &["namespace"]), object::text(service, &["name"])),
+        Some(service) => {
+            format!("{}/{}", object::text(service, &["namespace"]), object::text(service, &["name"]))
+        }
         None => "Local".to_owned(),
     };
     let available = |obj: &Value| {
@@ -475,7 +507,8 @@ pub(crate) const API_SERVICE: Listed = Listed::new(|| {
 });
 
 /// RuntimeClass.
-pub(crate) const RUNTIME_CLASS: Listed = Listed::new(|| vec![columns::text("Handler", &["handler"]), columns::age()]);
+pub(crate) const RUNTIME_CLASS: Listed =
+    Listed::new(|| vec![columns::text("Handler", &["handler"]), columns::age()]);
 
 /// FlowSchema.
 pub(crate) const FLOW_SCHEMA: Listed = Listed::new(|| {
@@ -500,7 +533,10 @@ pub(crate) const PRIORITY_LEVEL: Listed = Listed::new(|| {
         or_none_number("NominalConcurrencyShares", &["spec", "limited", "nominalConcurrencyShares"]),
         or_none_number("Queues", &["spec", "limited", "limitResponse", "queuing", "queues"]),
         or_none_number("HandSize", &["spec", "limited", "limitResponse", "queuing", "handSize"]),
-        or_none_number("QueueLengthLimit", &["spec", "limited", "limitResponse", "queuing", "queueLengthLimit"]),
+        or_none_number(
+            "QueueLengthLimit",
+            &["spec", "limited", "limitResponse", "queuing", "queueLengthLimit"],
+        ),
         columns::age(),
     ]
 });
@@ -538,7 +574,10 @@ mod tests {
             [json!("Deployment/web"), json!("cpu: <unknown>/80%"), json!("1"), json!(3), json!(0)]
         );
         let ingress = json!({"spec": {"rules": [{"host": "a"}, {"host": "b"}, {"host": "c"}, {"host": "d"}], "tls": [{}]}});
-        assert_eq!(cells(&INGRESS, &ingress), ["<none>", "a,b,c + 1 more...", "", "80, 443"].map(Value::from));
+        assert_eq!(
+            cells(&INGRESS, &ingress),
+            ["<none>", "a,b,c + 1 more...", "", "80, 443"].map(Value::from)
+        );
     }
 
     #[test]
