@@ -139,6 +139,10 @@ pub fn own_context(
 
 async fn ensure(api: &Arc<Api>, group: &str, version: &str, plural: &str, obj: Value) -> ApiResult<()> {
     let cx = own_context(api, "create", group, version, plural, &obj);
+    // What is there keeps what it holds: a create would ask again for the address of a Service, and be refused.
+    if api.store.get(&cx.resource.key(object::namespace(&obj), object::name(&obj))).is_some() {
+        return Ok(());
+    }
     match write::create(&cx, obj, true).await {
         Err(error) if error.reason != "AlreadyExists" => Err(error),
         _ => Ok(()),
