@@ -89,7 +89,8 @@ async fn run(cx: RunCx) -> Result<(), BoxError> {
 
 async fn work(actor: Arc<Actor>) {
     let queue = actor.heap.queue.clone();
-    while let Some((uid, _)) = queue.get().await {
+    while let Some(work) = queue.get().await {
+        let uid = work.item;
         let outcome = match actor.look(&uid).await {
             Ok(()) => Outcome::Ok,
             Err(error) => {

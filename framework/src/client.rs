@@ -24,11 +24,14 @@ const REMEMBERED_APPLIES: usize = 8192;
 /// A client bound to the caches of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct CachedClient {
-    client: Client,
-    informers: Informers,
-    manager: Arc<str>,
-    applied: Arc<Mutex<BTreeMap<(String, Key), Applied>>>,
+    shared: Arc<Shared>,
     writes: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+}
+
+struct Shared {
+    informers: Informers,
+    manager: String,
+    applied: Mutex<BTreeMap<(String, Key), Applied>>,
 }
 
 #[derive(Clone)]
@@ -41,18 +44,14 @@ impl CachedClient {
     /// A client that writes as `manager` (the field manager) and reads from `informers`.
     #[must_use]
     pub fn new(informers: &Informers, manager: &str) -> Self {
-        Self {
-            client: informers.client().clone(),
-            informers: informers.clone(),
-            manager: manager.into(),
-            applied: Arc::default(),
-            writes: Arc::default(),
-        }
+        let shared =
+            Shared { informers: informers.clone(), manager: manager.to_owned(), applied: Mutex::default() };
+        Self { shared: Arc::new(shared), writes: Arc::default() }
     }
 
     /// The same client with a record of writes of its own.
     pub(crate) fn for_request(&self) -> Self {
-        Self { writes: Arc::default(), ..self.clone() }
+        Self { shared: self.shared.clone(), writes: Arc::default() }
     }
 
     /// Waits until every write so far is in the caches; false when that takes longer than `limit`.
@@ -72,13 +71,13 @@ impl CachedClient {
     /// The client underneath, whose writes are not tracked.
     #[must_use]
     pub fn raw(&self) -> &Client {
-        &self.client
+        self.shared.informers.client()
     }
 
     /// The caches.
     #[must_use]
     pub fn informers(&self) -> &Informers {
-        &self.informers
+        &self.shared.informers
     }
 
     /// An object as the server has it now; `None` when there is none.
@@ -99,7 +98,7 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
         self.write(path.create(&params, json(object)?)).await
     }
@@ -109,7 +108,7 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
         self.write(path.replace(name(object), &params, json(object)?)).await
     }
@@ -123,7 +122,7 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let params = PostParams { field_manager: Some(self.manager.to_string()), ..PostParams::default() };
+        let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
         self.write(path.replace_subresource(sub, name(object), &params, json(object)?)).await
     }
@@ -200,7 +199,7 @@ impl CachedClient {
             Err(error) => return Err(error),
         }
         let (key, uid) = (Key::of(object), meta.uid.clone());
-        for informer in self.informers.holding::<K>() {
+        for informer in self.shared.informers.holding::<K>() {
             let (key, uid) = (key.clone(), uid.clone());
             self.writes.lock().push(Box::pin(async move { informer.lets_go(&key, uid.as_deref()).await }));
         }
@@ -219,13 +218,13 @@ impl CachedClient {
             return Ok(current);
         }
         let body: serde_json::Value = serde_json::from_slice(&body).map_err(|e| Error::Other(e.into()))?;
-        let (params, patch) = (PatchParams::apply(&self.manager).force(), Patch::Apply(body));
+        let (params, patch) = (PatchParams::apply(&self.shared.manager).force(), Patch::Apply(body));
         let path = path::<K>(key.namespace());
         let written: Arc<K> = match sub {
             "" => self.write(path.patch(key.name(), &params, &patch)).await?,
             sub => self.write(path.patch_subresource(sub, key.name(), &params, &patch)).await?,
         };
-        let mut applied = self.applied.lock();
+        let mut applied = self.shared.applied.lock();
         if applied.len() >= REMEMBERED_APPLIES {
             applied.clear();
         }
@@ -238,15 +237,15 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let last = self.applied.lock().get(id).cloned().filter(|last| last.hash == hash)?;
-        let informer = self.informers.holding::<K>().into_iter().next()?;
+        let last = self.shared.applied.lock().get(id).cloned().filter(|last| last.hash == hash)?;
+        let informer = self.shared.informers.holding::<K>().into_iter().next()?;
         informer.get(&id.1).filter(|current| revision_of(&**current) == last.revision)
     }
 
     fn patch_params<P: Serialize>(&self, patch: &Patch<P>) -> PatchParams {
         match patch {
-            Patch::Apply(_) => PatchParams::apply(&self.manager).force(),
-            _ => PatchParams { field_manager: Some(self.manager.to_string()), ..PatchParams::default() },
+            Patch::Apply(_) => PatchParams::apply(&self.shared.manager).force(),
+            _ => PatchParams { field_manager: Some(self.shared.manager.clone()), ..PatchParams::default() },
         }
     }
 
@@ -261,7 +260,7 @@ impl CachedClient {
         let object: K = self.call(request.map_err(build)?).await?;
         let revision = revision_of(&object);
         let namespace = object.meta().namespace.as_deref();
-        for informer in self.informers.holding::<K>() {
+        for informer in self.shared.informers.holding::<K>() {
             if !informer.has_reached(namespace, revision) {
                 self.writes.lock().push(Box::pin(informer.reached(namespace, revision)));
             }
@@ -276,7 +275,7 @@ impl CachedClient {
     }
 
     async fn bytes(&self, request: http::Request<Vec<u8>>) -> Result<bytes::Bytes, Error> {
-        let response = self.client.send(request.map(Into::into)).await?;
+        let response = self.raw().send(request.map(Into::into)).await?;
         let code = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         if code.is_success() {

@@ -131,7 +131,8 @@ pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
-        self.0
+        // Tables look at the highest and the lowest bits: spread what other hashes leave in the middle.
+        (self.0 ^ (self.0 >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -143,8 +144,11 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// A hash map by key that hashes nothing.
-pub(crate) type KeyMap<V> = std::collections::HashMap<Key, V, BuildHasherDefault<KeyHasher>>;
+/// A hash map for short names from trusted sources: fast, and the same in every run.
+pub(crate) type FastMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<KeyHasher>>;
+
+/// A hash map by key, whose hash is known already.
+pub(crate) type KeyMap<V> = FastMap<Key, V>;
 
 #[cfg(test)]
 mod tests {

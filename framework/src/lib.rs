@@ -56,7 +56,7 @@ pub use manager::{Manager, ManagerBuilder, RunCx, Runnable};
 pub use metrics::Metrics;
 pub use object::{BoxError, Object, revision_of};
 pub use owners::{controller_of, controller_ref, is_controlled_by};
-pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue};
+pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
 pub use recorder::{EventType, Recorder, reference};
 pub use scope::{Scope, Strip};
 pub use store::Lister;

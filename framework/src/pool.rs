@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
     metrics::ControllerMetrics,
-    queue::{Outcome, SharedQueue},
+    queue::{Outcome, SharedQueue, Work},
 };
 
 pub(crate) struct Pool<K: Object, R> {
@@ -37,19 +37,20 @@ enum Cut {
 
 impl<K: Object, R: Reconcile<K>> Pool<K, R> {
     pub(crate) async fn work(self: Arc<Self>) {
-        while let Some((key, _)) = self.queue.get().await {
-            self.turn(key).await;
+        while let Some(work) = self.queue.get().await {
+            self.turn(work).await;
             // A queue that is never empty would otherwise never let other tasks run.
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    async fn turn(&self, key: Key) {
+    async fn turn(&self, work: Work<Key>) {
+        let key = work.item;
         let ticket = Ticket { queue: self.queue.clone(), key: key.clone(), outcome: Outcome::Backoff };
         let client = self.client.for_request();
         let request = Request {
             object: self.lister.get(&key),
-            attempt: self.queue.failures(&key),
+            attempt: work.failures,
             client: client.clone(),
             recorder: self.recorder.clone(),
             key,

@@ -8,7 +8,7 @@
 //! brought forward, and that fails before its wait was over, leaves the wait as it was.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::Hash,
     sync::{Arc, Weak},
     time::Duration,
@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Key, metrics::QueueMetrics};
+use crate::{Key, key::FastMap, metrics::QueueMetrics};
 
 /// Which of two keys is worked on first: the one with the higher priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,16 +67,25 @@ impl Item for Key {
     }
 }
 
+/// An item that is handed to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work<T> {
+    /// The item; it is handed to nobody else until [`Queue::done`].
+    pub item: T,
+    /// The priority it waited with.
+    pub priority: Priority,
+    /// How often it has failed since it last succeeded.
+    pub failures: u32,
+}
+
 /// A queue that a worker pool can take work from.
 pub trait Queue<T>: Send + Sync + 'static {
     /// Adds an item, or brings forward the one that is there.
     fn add(&self, item: T, add: Add);
     /// Waits for work; `None` when the queue is shut down.
-    fn get(&self) -> BoxFuture<'_, Option<(T, Priority)>>;
+    fn get(&self) -> BoxFuture<'_, Option<Work<T>>>;
     /// Ends the work that [`Queue::get`] handed out.
     fn done(&self, item: &T, outcome: Outcome);
-    /// How often the item has failed since it last succeeded.
-    fn failures(&self, item: &T) -> u32;
     /// How many items wait for a worker, not counting those that wait for their time.
     fn depth(&self) -> usize;
     /// Wakes all workers and lets them end.
@@ -118,7 +127,7 @@ pub struct Fair<T> {
 }
 
 struct State<T> {
-    slots: HashMap<T, Slot>,
+    slots: FastMap<T, Slot>,
     ready: BTreeMap<std::cmp::Reverse<Priority>, Lanes<T>>,
     depth: usize,
     timers: BTreeMap<(Instant, u64), T>,
@@ -130,7 +139,7 @@ struct State<T> {
 
 struct Lanes<T> {
     turn: VecDeque<String>,
-    lanes: HashMap<String, VecDeque<T>>,
+    lanes: FastMap<String, VecDeque<T>>,
 }
 
 impl<T: Item> Lanes<T> {
@@ -160,7 +169,7 @@ impl<T: Item> Lanes<T> {
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { turn: VecDeque::new(), lanes: HashMap::new() }
+        Self { turn: VecDeque::new(), lanes: FastMap::default() }
     }
 }
 
@@ -211,7 +220,7 @@ impl<T: Item> Fair<T> {
 
     pub(crate) fn measured(backoff: Backoff, metrics: Option<QueueMetrics>) -> Self {
         let state = State {
-            slots: HashMap::new(),
+            slots: FastMap::default(),
             ready: BTreeMap::new(),
             depth: 0,
             timers: BTreeMap::new(),
@@ -234,7 +243,7 @@ impl<T: Item> Fair<T> {
         true
     }
 
-    async fn next(&self) -> Option<(T, Priority)> {
+    async fn next(&self) -> Option<Work<T>> {
         loop {
             let woken = self.wake.notified();
             let nap = {
@@ -244,9 +253,9 @@ impl<T: Item> Fair<T> {
                 }
                 let now = Instant::now();
                 state.promote(now);
-                if let Some((item, priority, since)) = state.pop(now) {
+                if let Some((work, since)) = state.pop(now) {
                     self.handed_out(&state, now - since);
-                    return Some((item, priority));
+                    return Some(work);
                 }
                 state.keep_time().map(|until| Timekeeper { queue: self, until })
             };
@@ -326,7 +335,7 @@ impl<T: Item> Queue<T> for Fair<T> {
         self.changed(&state);
     }
 
-    fn get(&self) -> BoxFuture<'_, Option<(T, Priority)>> {
+    fn get(&self) -> BoxFuture<'_, Option<Work<T>>> {
         Box::pin(self.next())
     }
 
@@ -351,8 +360,10 @@ impl<T: Item> Queue<T> for Fair<T> {
                 metrics.retries.inc();
             }
         }
-        if let Some(due) = due {
-            state.add_later(item.clone(), due, Priority::NORMAL);
+        match due {
+            Some(due) if due > now => state.add_later(item.clone(), due, Priority::NORMAL),
+            Some(_) => state.add_now(item.clone(), Priority::NORMAL, now),
+            None => {}
         }
         if let Some(priority) = again
             && !(self.backoff.gate_events && outcome == Outcome::Backoff)
@@ -363,10 +374,6 @@ impl<T: Item> Queue<T> for Fair<T> {
             state.slots.remove(item);
         }
         self.changed(&state);
-    }
-
-    fn failures(&self, item: &T) -> u32 {
-        self.state.lock().slots.get(item).map_or(0, |slot| slot.failures)
     }
 
     fn depth(&self) -> usize {
@@ -452,7 +459,7 @@ impl<T: Item> State<T> {
         }
     }
 
-    fn pop(&mut self, now: Instant) -> Option<(T, Priority, Instant)> {
+    fn pop(&mut self, now: Instant) -> Option<(Work<T>, Instant)> {
         loop {
             let mut first = self.ready.first_entry()?;
             let priority = first.key().0;
@@ -468,7 +475,7 @@ impl<T: Item> State<T> {
                 slot.ready = None;
                 slot.working = Some(now);
                 self.depth -= 1;
-                return Some((item, priority, since));
+                return Some((Work { item, priority, failures: slot.failures }, since));
             }
         }
     }
