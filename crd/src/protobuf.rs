@@ -85,7 +85,9 @@ static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
             continue;
         };
         let mut words = row.split(' ');
-        let (Some(tag), Some(name), Some(type_)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(tag), Some(name), Some(type_)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         let (shape, type_) = match (type_.strip_prefix("[]"), type_.strip_prefix("{}")) {
             (Some(t), _) => (Shape::List, t),
             (_, Some(t)) => (Shape::Map, t),
@@ -147,7 +149,10 @@ fn definition(api_version: &str, kind: &str) -> Option<&'static str> {
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
     let short = group.split('.').next()?;
     let name = match (short, kind) {
-        (_, "DeleteOptions" | "ListOptions" | "Status" | "CreateOptions" | "PatchOptions" | "UpdateOptions") => {
+        (
+            _,
+            "DeleteOptions" | "ListOptions" | "Status" | "CreateOptions" | "PatchOptions" | "UpdateOptions",
+        ) => {
             format!("meta.v1.{kind}")
         }
         ("rbac", _) => format!("rbac.{version}.{kind}"),
@@ -293,7 +298,9 @@ fn special(name: &'static str, bytes: &[u8], depth: usize) -> Result<Value> {
             if integer(all.get(&1)) == 0 { integer(all.get(&2)).into() } else { text(all.get(&3))?.into() }
         }
         "runtime.RawExtension" | "meta.v1.FieldsV1" | "apiextensions.v1.Json" => raw(fields()?.get(&1))?,
-        "meta.v1.Verbs" | "authentication.v1.ExtraValue" | "authorization.v1.ExtraValue"
+        "meta.v1.Verbs"
+        | "authentication.v1.ExtraValue"
+        | "authorization.v1.ExtraValue"
         | "certificates.v1.ExtraValue" => {
             let mut items = Vec::new();
             let mut reader = Reader(bytes);
@@ -341,7 +348,7 @@ fn object(name: &'static str, bytes: &[u8], depth: usize) -> Result<Value> {
 /// The zero time of Go stands for "no time".
 fn time(seconds: i64, nanos: i64, micro: bool) -> Value {
     const GO_ZERO: i64 = -62_135_596_800;
-    if seconds == GO_ZERO && nanos == 0 || (seconds == 0 && nanos == 0) {
+    if nanos == 0 && matches!(seconds, 0 | GO_ZERO) {
         return Value::Null;
     }
     let nanos = i32::try_from(nanos).unwrap_or(0);
@@ -432,10 +439,13 @@ mod tests {
         let time = [8, 10, 16, 0];
         let meta = [field(1, b"x"), field(8, &time), field(4, b"")].concat();
         let raw = [field(1, &meta), field(2, &data), field(3, &binary)].concat();
-        assert_eq!(decode(&envelope("v1", "ConfigMap", &raw), 64), Ok(json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"}, "binaryData": {"b": "AP8="},
-            "metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
-        })));
+        assert_eq!(
+            decode(&envelope("v1", "ConfigMap", &raw), 64),
+            Ok(json!({
+                "apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "v"}, "binaryData": {"b": "AP8="},
+                "metadata": {"name": "x", "creationTimestamp": "1970-01-01T00:00:10Z"},
+            }))
+        );
     }
 
     #[test]
@@ -465,11 +475,22 @@ mod tests {
 
     #[test]
     fn every_type_that_the_table_names_is_known() {
-        let special = ["meta.v1.Time", "meta.v1.MicroTime", "quantity.Quantity", "intstr.IntOrString",
-            "runtime.RawExtension", "meta.v1.FieldsV1", "apiextensions.v1.Json", "meta.v1.Verbs",
-            "authentication.v1.ExtraValue", "authorization.v1.ExtraValue", "certificates.v1.ExtraValue",
-            "apiextensions.v1.JsonSchemaPropsOrBool", "apiextensions.v1.JsonSchemaPropsOrArray",
-            "apiextensions.v1.JsonSchemaPropsOrStringArray"];
+        let special = [
+            "meta.v1.Time",
+            "meta.v1.MicroTime",
+            "quantity.Quantity",
+            "intstr.IntOrString",
+            "runtime.RawExtension",
+            "meta.v1.FieldsV1",
+            "apiextensions.v1.Json",
+            "meta.v1.Verbs",
+            "authentication.v1.ExtraValue",
+            "authorization.v1.ExtraValue",
+            "certificates.v1.ExtraValue",
+            "apiextensions.v1.JsonSchemaPropsOrBool",
+            "apiextensions.v1.JsonSchemaPropsOrArray",
+            "apiextensions.v1.JsonSchemaPropsOrStringArray",
+        ];
         for (name, fields) in MESSAGES.iter() {
             for field in fields.values() {
                 if let Kind::Message(inner) = field.kind {

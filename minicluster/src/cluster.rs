@@ -141,7 +141,10 @@ pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), Clust
             }
             #[cfg(not(feature = "node"))]
             other => {
-                return Err(ClusterError::Part { part: other.name(), why: "was left out of this build".to_owned() });
+                return Err(ClusterError::Part {
+                    part: other.name(),
+                    why: "was left out of this build".to_owned(),
+                });
             }
         }
     }
@@ -178,7 +181,8 @@ impl Door {
             return Ok(Client::new(InProcess::new(&front.api, identity), "default"));
         }
         let path = self.kubeconfig.clone().unwrap_or_default();
-        let config = read_kubeconfig(&path).await.map_err(|source| ClusterError::Kubeconfig { path, source })?;
+        let config =
+            read_kubeconfig(&path).await.map_err(|source| ClusterError::Kubeconfig { path, source })?;
         Ok(Client::try_from(config)?)
     }
 }
@@ -243,8 +247,9 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
 
 fn server_tls(pki: &Pki, options: &UpOptions, api: &Api) -> Result<rustls::ServerConfig, ClusterError> {
     let domain = &options.cluster_domain;
-    let mut dns: Vec<String> =
-        ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"].map(str::to_owned).to_vec();
+    let mut dns: Vec<String> = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        .map(str::to_owned)
+        .to_vec();
     dns.push(format!("kubernetes.default.svc.{domain}"));
     let host = options.bind;
     let mut addresses =

@@ -7,7 +7,8 @@ use std::{
 
 /// The host's name, as upstream uses it for the node: lower case.
 pub(crate) fn name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "node".to_owned(), |n| n.trim().to_lowercase())
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "node".to_owned(), |n| n.trim().to_lowercase())
 }
 
 /// The address from which this host would reach others; nothing is sent to find out.

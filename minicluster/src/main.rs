@@ -101,8 +101,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Kubeconfig(dir) => {
             let path = dir.data_dir.join("admin.kubeconfig");
-            let text = std::fs::read_to_string(&path)
-                .with_context(|| format!("{} (has `minicluster up` been run with this --data-dir?)", path.display()))?;
+            let text = std::fs::read_to_string(&path).with_context(|| {
+                format!("{} (has `minicluster up` been run with this --data-dir?)", path.display())
+            })?;
             print!("{text}");
         }
         Command::Status(dir) => print!("{}", status::report(&dir.data_dir).await?),
@@ -122,7 +123,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 async fn stop_on_signal(stop: CancellationToken) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return;
     };

@@ -63,7 +63,11 @@ impl FromStr for Components {
             }
             let known = || Component::ALL.map(Component::name).join(", ");
             let found = Component::ALL.into_iter().find(|c| c.name() == name);
-            set.insert(found.ok_or_else(|| format!("there is no component \"{name}\"; there are: {}, all", known()))?);
+            set.insert(
+                found.ok_or_else(|| {
+                    format!("there is no component \"{name}\"; there are: {}, all", known())
+                })?,
+            );
         }
         if set.is_empty() {
             return Err("name at least one component".to_owned());
@@ -162,7 +166,8 @@ impl UpOptions {
             return Err("without apiserver among --components, say with --kubeconfig where one is".to_owned());
         }
         if let Some(name) = &self.node_name {
-            windlass_crd::name::dns1123_subdomain(name).map_err(|why| format!("--node-name {name:?}: {why}"))?;
+            windlass_crd::name::dns1123_subdomain(name)
+                .map_err(|why| format!("--node-name {name:?}: {why}"))?;
         }
         if let Err(why) = windlass_crd::name::dns1123_subdomain(&self.cluster_domain) {
             return Err(format!("--cluster-domain {:?}: {why}", self.cluster_domain));

@@ -13,18 +13,18 @@ use std::{
 #[cfg(feature = "node")]
 use ipnet::Ipv4Net;
 
+use k8s_openapi::api::core::v1::Node;
 #[cfg(feature = "node")]
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
-use k8s_openapi::api::core::v1::Node;
 #[cfg(feature = "node")]
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use minicluster_apiserver::Identity;
 #[cfg(feature = "node")]
 use minicluster_dns::Dns;
+use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 #[cfg(feature = "node")]
 use minicluster_kubelet::{cri::Cri, server::auth::Delegated};
-use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 #[cfg(feature = "node")]
 use minicluster_proxy::Proxy;
 use tokio::task::JoinSet;
@@ -32,15 +32,15 @@ use windlass::{CancellationToken, Informers, Manager, Scope};
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
 
-#[cfg(feature = "node")]
-use crate::{
-    node::{self, image},
-    pki::Pki,
-};
 use crate::{
     cluster::{self, ClusterError, Door},
     host,
     options::{Component, UpOptions},
+};
+#[cfg(feature = "node")]
+use crate::{
+    node::{self, image},
+    pki::Pki,
 };
 
 /// Where the cluster DNS listens on the node; its Service leads here.
@@ -179,7 +179,9 @@ async fn serve_node(
     stop: CancellationToken,
 ) {
     match tokio::net::TcpListener::bind(at).await {
-        Ok(listener) => kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await,
+        Ok(listener) => {
+            kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await;
+        }
         Err(error) => tracing::error!(%at, %error, "the node server cannot listen: no logs, no exec"),
     }
 }
@@ -244,9 +246,7 @@ pub(crate) async fn dns(client: Client, config: minicluster_dns::Config, stop: C
 pub(crate) async fn announce_dns(client: Client, options: &UpOptions) -> Result<(), ClusterError> {
     let labels = serde_json::json!({ "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS" });
     let ports = |port: u16| {
-        let one = |name: &str, protocol: &str| {
-            serde_json::json!({ "name": name, "protocol": protocol, "port": port })
-        };
+        let one = |name: &str, protocol: &str| serde_json::json!({ "name": name, "protocol": protocol, "port": port });
         vec![one("dns", "UDP"), one("dns-tcp", "TCP")]
     };
     let service = serde_json::json!({
@@ -316,7 +316,8 @@ pub(crate) async fn say_when_ready(
 
 async fn node_ready(client: Client, name: &str) {
     let informers = Informers::new(client);
-    let nodes = informers.get::<Node>(Scope { fields: Some(format!("metadata.name={name}")), ..Scope::default() });
+    let nodes =
+        informers.get::<Node>(Scope { fields: Some(format!("metadata.name={name}")), ..Scope::default() });
     let mut deltas = nodes.deltas();
     loop {
         let news = deltas.next().await;

@@ -12,8 +12,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use rustls::{
     ClientConfig, RootCertStore,
@@ -149,7 +149,12 @@ impl Pki {
         self.issue(params, name, groups)
     }
 
-    fn issue(&self, mut params: CertificateParams, name: &str, groups: &[&str]) -> Result<Identity, PkiError> {
+    fn issue(
+        &self,
+        mut params: CertificateParams,
+        name: &str,
+        groups: &[&str],
+    ) -> Result<Identity, PkiError> {
         params.distinguished_name.remove(DnType::CommonName);
         for group in groups {
             params.distinguished_name.push(DnType::OrganizationName, *group);
@@ -160,7 +165,12 @@ impl Pki {
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
         let key_der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        Ok(Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem(), cert_der: cert.der().clone(), key_der })
+        Ok(Identity {
+            cert_pem: cert.pem(),
+            key_pem: key.serialize_pem(),
+            cert_der: cert.der().clone(),
+            key_der,
+        })
     }
 
     /// TLS for a client of this cluster with a certificate of its own.
@@ -181,7 +191,8 @@ impl Pki {
 fn authority() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages =
+        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.distinguished_name.remove(DnType::CommonName);
     params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
     params
@@ -234,7 +245,8 @@ mod tests {
         )
         .build()
         .unwrap();
-        let now = rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
+        let now =
+            rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000));
         verifier.verify_client_cert(&issued.cert_der, &[], now).unwrap();
         fs::write(dir.join("ca.key"), "nonsense").unwrap();
         let error = Pki::open(&dir).err().unwrap().to_string();

@@ -13,9 +13,11 @@ use kube::{Api, Client, Config, api::ListParams, config::Kubeconfig};
 /// When there is no cluster in the data directory, or it does not answer.
 pub async fn report(data_dir: &Path) -> anyhow::Result<String> {
     let path = data_dir.join("admin.kubeconfig");
-    let file = Kubeconfig::read_from(&path)
-        .with_context(|| format!("{} (has `minicluster up` been run with this --data-dir?)", path.display()))?;
-    let mut config = Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
+    let file = Kubeconfig::read_from(&path).with_context(|| {
+        format!("{} (has `minicluster up` been run with this --data-dir?)", path.display())
+    })?;
+    let mut config =
+        Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
     config.default_retry = false;
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)?;
@@ -26,7 +28,11 @@ pub async fn report(data_dir: &Path) -> anyhow::Result<String> {
     for lease in Api::<Lease>::namespaced(client.clone(), "kube-system").list(&ListParams::default()).await? {
         let spec = lease.spec.unwrap_or_default();
         let renewed = spec.renew_time.map(|t| t.0.to_string()).unwrap_or_default();
-        leases.add_row([lease.metadata.name.unwrap_or_default(), spec.holder_identity.unwrap_or_default(), renewed]);
+        leases.add_row([
+            lease.metadata.name.unwrap_or_default(),
+            spec.holder_identity.unwrap_or_default(),
+            renewed,
+        ]);
     }
     let mut nodes = table(&["NODE", "READY", "KUBELET", "RUNTIME"]);
     for node in Api::<Node>::all(client.clone()).list(&ListParams::default()).await? {

@@ -47,7 +47,10 @@ pub(crate) async fn tell(
         status["nominatedNodeName"] = node.into();
     }
     let patch = json!({ "metadata": { "uid": pod.uid() }, "status": status });
-    api(client, pod).patch_status(pod.key.name(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
+    api(client, pod)
+        .patch_status(pod.key.name(), &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map(drop)
 }
 
 /// The condition keeps the time at which it became false.

@@ -1,9 +1,6 @@
 //! One decision: the filters, the scores, the choice. Pure.
 
-use std::{
-    cell::OnceCell,
-    collections::BTreeMap,
-};
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use windlass::random::Source;
 
@@ -134,7 +131,8 @@ fn best(cycle: &Cycle<'_>, feasible: &[Index], random: &Source) -> Index {
         }
     }
     let max = totals.iter().max().copied().unwrap_or(0);
-    let best: Vec<Index> = feasible.iter().zip(&totals).filter(|(_, t)| **t == max).map(|(at, _)| *at).collect();
+    let best: Vec<Index> =
+        feasible.iter().zip(&totals).filter(|(_, t)| **t == max).map(|(at, _)| *at).collect();
     best[random.below(best.len() as u64) as usize]
 }
 
@@ -212,15 +210,23 @@ mod tests {
             &nodes,
             &[],
             &pod("p", &wants),
-            &expect![["0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 node(s) didn't match Pod's node affinity/selector."]],
+            &expect![[
+                "0/4 nodes are available: 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable, 2 node(s) didn't match Pod's node affinity/selector."
+            ]],
         );
-        check(&nodes[..1], &[], &pod("p", &json!({})), &expect![["0/1 nodes are available: 1 Insufficient cpu."]]);
+        check(
+            &nodes[..1],
+            &[],
+            &pod("p", &json!({})),
+            &expect![["0/1 nodes are available: 1 Insufficient cpu."]],
+        );
         check(&[], &[], &pod("p", &json!({})), &expect![["0/0 nodes are available"]]);
     }
 
     #[test]
     fn tolerations_affinity_and_ports_are_honoured() {
-        let tainted = node("a", "4", &json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}}));
+        let tainted =
+            node("a", "4", &json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoExecute"}]}}));
         let tolerant = json!({"spec": {"tolerations": [{"key": "k", "operator": "Exists"}]}});
         check(&[Arc::clone(&tainted)], &[], &pod("p", &tolerant), &expect![["a"]]);
         let fields = json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
@@ -230,19 +236,40 @@ mod tests {
         let port = |ip: &str| json!({"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]}});
         let running = [(pod("x", &port("10.0.0.1")), "b")];
         check(&nodes[..1], &running, &pod("p", &port("10.0.0.2")), &expect![["b"]]);
-        check(&nodes[..1], &running, &pod("p", &port("")), &expect![["0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."]]);
+        check(
+            &nodes[..1],
+            &running,
+            &pod("p", &port("")),
+            &expect![[
+                "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+            ]],
+        );
     }
 
     #[test]
     fn pods_keep_apart_together_and_even() {
         let nodes = [node("a", "4", &json!({})), node("b", "4", &json!({}))];
-        let rule = |kind: &str| json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
-            {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "kubernetes.io/hostname"}]}}}});
+        let rule = |kind: &str| {
+            json!({"spec": {"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"app": "a"}}, "topologyKey": "kubernetes.io/hostname"}]}}}})
+        };
         let (apart, together) = (rule("podAntiAffinity"), rule("podAffinity"));
         check(&nodes, &[(pod("x", &json!({})), "a")], &pod("p", &apart), &expect![["b"]]);
         check(&nodes, &[(pod("x", &apart), "a")], &pod("p", &json!({})), &expect![["b"]]);
-        check(&nodes[..1], &[(pod("x", &apart), "a")], &pod("p", &json!({})), &expect![["0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."]]);
-        check(&nodes, &[(pod("x", &json!({})), "a"), (pod("y", &json!({})), "a")], &pod("p", &together), &expect![["a"]]);
+        check(
+            &nodes[..1],
+            &[(pod("x", &apart), "a")],
+            &pod("p", &json!({})),
+            &expect![[
+                "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."
+            ]],
+        );
+        check(
+            &nodes,
+            &[(pod("x", &json!({})), "a"), (pod("y", &json!({})), "a")],
+            &pod("p", &together),
+            &expect![["a"]],
+        );
         let other = json!({"metadata": {"labels": {"app": "b"}}});
         check(&nodes[..1], &[(pod("x", &other), "a")], &pod("p", &together), &expect![["a"]]);
         let even = json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",

@@ -11,8 +11,8 @@
 
 mod bind;
 pub mod cycle;
-pub mod pod;
 pub mod plugins;
+pub mod pod;
 mod preemption;
 pub mod queue;
 mod resources;

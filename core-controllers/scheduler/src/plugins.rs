@@ -82,13 +82,7 @@ pub const TABLE: &[Plugin] = &[
         weight: 0,
         woken_by: &[NodeAdded, NodeUpdated],
     },
-    Plugin {
-        name: "NodeName",
-        filter: Some(node::name),
-        score: None,
-        weight: 0,
-        woken_by: &[NodeAdded],
-    },
+    Plugin { name: "NodeName", filter: Some(node::name), score: None, weight: 0, woken_by: &[NodeAdded] },
     Plugin {
         name: "TaintToleration",
         filter: Some(node::taints),

@@ -177,7 +177,8 @@ impl PodInfo {
 
     /// Its preferred node affinity: weights and terms.
     pub fn preferred_nodes(&self) -> impl Iterator<Item = (i64, &NodeSelectorTerm)> {
-        let affinity = self.pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
+        let affinity =
+            self.pod.spec.as_ref().and_then(|s| s.affinity.as_ref()).and_then(|a| a.node_affinity.as_ref());
         affinity
             .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
@@ -214,7 +215,11 @@ fn host_ports(spec: &k8s_openapi::api::core::v1::PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
-fn selector(selector: Option<&LabelSelector>, keys: Option<&Vec<String>>, labels: &BTreeMap<String, String>) -> Selector {
+fn selector(
+    selector: Option<&LabelSelector>,
+    keys: Option<&Vec<String>>,
+    labels: &BTreeMap<String, String>,
+) -> Selector {
     let Some(selector) = selector else { return nothing() };
     let mut selector = selector.clone();
     for key in keys.into_iter().flatten() {
@@ -252,21 +257,39 @@ fn term(
     }
 }
 
-fn required(affinity: &Affinity, anti: bool, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<AffinityTerm> {
+fn required(
+    affinity: &Affinity,
+    anti: bool,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+) -> Vec<AffinityTerm> {
     let terms = if anti {
-        affinity.pod_anti_affinity.as_ref().and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+        affinity
+            .pod_anti_affinity
+            .as_ref()
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
     } else {
-        affinity.pod_affinity.as_ref().and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+        affinity
+            .pod_affinity
+            .as_ref()
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
     };
     terms.into_iter().flatten().map(|t| term(t, 0, namespace, labels)).collect()
 }
 
 fn preferred(affinity: &Affinity, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<AffinityTerm> {
-    let towards = affinity.pod_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let away =
-        affinity.pod_anti_affinity.as_ref().and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
-    let weighted = |sign: i64| move |t: &k8s_openapi::api::core::v1::WeightedPodAffinityTerm| {
-        term(&t.pod_affinity_term, sign * i64::from(t.weight), namespace, labels)
+    let towards = affinity
+        .pod_affinity
+        .as_ref()
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let away = affinity
+        .pod_anti_affinity
+        .as_ref()
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref());
+    let weighted = |sign: i64| {
+        move |t: &k8s_openapi::api::core::v1::WeightedPodAffinityTerm| {
+            term(&t.pod_affinity_term, sign * i64::from(t.weight), namespace, labels)
+        }
     };
     let towards = towards.into_iter().flatten().map(weighted(1));
     towards.chain(away.into_iter().flatten().map(weighted(-1))).collect()

@@ -39,7 +39,10 @@ type Rank = (Reverse<i32>, u64, String);
 enum Place {
     Active(Rank),
     Backoff(Instant),
-    Unschedulable { refused_by: Vec<&'static str>, at: Instant },
+    Unschedulable {
+        refused_by: Vec<&'static str>,
+        at: Instant,
+    },
     /// Held by its scheduling gates.
     Gated,
 }

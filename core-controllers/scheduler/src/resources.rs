@@ -74,7 +74,9 @@ impl Amounts {
 ///
 /// Source: KEP-753 (sidecars) and `k8s.io/component-helpers/resource`.
 pub(crate) fn requests(spec: &PodSpec) -> Amounts {
-    total(spec, |c| c.resources.as_ref().and_then(|r| r.requests.as_ref()).map(Amounts::of).unwrap_or_default())
+    total(spec, |c| {
+        c.resources.as_ref().and_then(|r| r.requests.as_ref()).map(Amounts::of).unwrap_or_default()
+    })
 }
 
 /// As [`requests`], with upstream's defaults for containers that request nothing.

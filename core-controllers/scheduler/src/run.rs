@@ -131,7 +131,9 @@ impl State {
                     self.queue.changed(Change::NodeUpdated, now);
                 }
             }
-            Delta::Deleted { last, .. } => self.snapshot.remove_node(last.metadata.name.as_deref().unwrap_or("")),
+            Delta::Deleted { last, .. } => {
+                self.snapshot.remove_node(last.metadata.name.as_deref().unwrap_or(""));
+            }
         }
     }
 
@@ -170,7 +172,8 @@ impl State {
         if gates.is_empty() {
             return;
         }
-        let message = format!("Scheduling is blocked due to non-empty scheduling gates: {gates:?}").replace(", ", " ");
+        let message =
+            format!("Scheduling is blocked due to non-empty scheduling gates: {gates:?}").replace(", ", " ");
         self.tell(Arc::clone(pod), "SchedulingGated", message, None);
     }
 

@@ -9,10 +9,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::{
-    pod::PodInfo,
-    resources::Amounts,
-};
+use crate::{pod::PodInfo, resources::Amounts};
 
 /// A node's place in the columns.
 pub type Index = usize;

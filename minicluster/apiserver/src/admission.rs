@@ -47,7 +47,12 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
 ///
 /// # Errors
 /// 403 when a plugin refuses.
-pub async fn validate(cx: &Context, op: Operation, obj: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+pub async fn validate(
+    cx: &Context,
+    op: Operation,
+    obj: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<()> {
     if op == Operation::Delete {
         namespace::may_be_deleted(cx)?;
     }

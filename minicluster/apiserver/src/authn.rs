@@ -170,7 +170,9 @@ pub fn impersonate(api: &Api, user: Identity, headers: &HeaderMap) -> ApiResult<
     let extra: Vec<(String, String)> = headers
         .iter()
         .filter_map(|(k, v)| Some((k.as_str().strip_prefix("impersonate-extra-")?, v.to_str().ok()?)))
-        .map(|(k, v)| (percent_encoding::percent_decode_str(k).decode_utf8_lossy().into_owned(), v.to_owned()))
+        .map(|(k, v)| {
+            (percent_encoding::percent_decode_str(k).decode_utf8_lossy().into_owned(), v.to_owned())
+        })
         .collect();
     let Some(name) = names.first().filter(|n| !n.is_empty()) else {
         if groups.is_empty() && uids.is_empty() && extra.is_empty() {
@@ -215,7 +217,8 @@ pub fn impersonate(api: &Api, user: Identity, headers: &HeaderMap) -> ApiResult<
     if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'))
         && other.groups.is_empty()
     {
-        other.groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+        other.groups =
+            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
     }
     let marker = if name == "system:anonymous" { UNAUTHENTICATED } else { AUTHENTICATED };
     if !other.is_in(marker) {

@@ -141,7 +141,8 @@ impl Policy {
         for prefix in [CLUSTER_ROLES, ROLES] {
             for (_, obj) in view::objects(snapshot, prefix) {
                 let rules = obj.get("rules").cloned().unwrap_or_default();
-                let rules = serde_json::from_value::<Option<Vec<Rule>>>(rules).ok().flatten().unwrap_or_default();
+                let rules =
+                    serde_json::from_value::<Option<Vec<Rule>>>(rules).ok().flatten().unwrap_or_default();
                 policy.roles.insert((namespace_of(&obj), object::name(&obj).to_owned()), rules);
             }
         }
@@ -260,9 +261,13 @@ fn forbidden(user: &Identity, asked: &Attributes<'_>) -> ApiError {
             asked.verb, asked.path
         ));
     }
-    let group_resource =
-        if asked.group.is_empty() { asked.resource.to_owned() } else { format!("{}.{}", asked.resource, asked.group) };
-    let what = if asked.name.is_empty() { group_resource } else { format!("{group_resource} \"{}\"", asked.name) };
+    let group_resource = if asked.group.is_empty() {
+        asked.resource.to_owned()
+    } else {
+        format!("{}.{}", asked.resource, asked.group)
+    };
+    let what =
+        if asked.name.is_empty() { group_resource } else { format!("{group_resource} \"{}\"", asked.name) };
     let resource = if asked.subresource.is_empty() {
         asked.resource.to_owned()
     } else {
@@ -290,10 +295,23 @@ fn forbidden(user: &Identity, asked: &Attributes<'_>) -> ApiError {
 mod tests {
     use super::*;
 
-    fn asks(verb: &'static str, group: &'static str, what: &'static str, name: &'static str) -> Attributes<'static> {
+    fn asks(
+        verb: &'static str,
+        group: &'static str,
+        what: &'static str,
+        name: &'static str,
+    ) -> Attributes<'static> {
         let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
         Attributes {
-            verb, group, version: "v1", resource, subresource, namespace: "d", name, path: "", is_resource: true,
+            verb,
+            group,
+            version: "v1",
+            resource,
+            subresource,
+            namespace: "d",
+            name,
+            path: "",
+            is_resource: true,
         }
     }
 

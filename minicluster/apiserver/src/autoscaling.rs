@@ -31,7 +31,8 @@ fn is_cpu(metric: &Value) -> bool {
 
 fn to_v1(obj: &mut Value) {
     let mut keep = |path: &[&str], annotation: &str| {
-        if let Some(value) = object::remove(obj, path).filter(|v| v.as_array().is_none_or(|a| !a.is_empty())) {
+        if let Some(value) = object::remove(obj, path).filter(|v| v.as_array().is_none_or(|a| !a.is_empty()))
+        {
             object::set(obj, &["metadata", "annotations", annotation], value.to_string());
         }
     };
@@ -42,7 +43,9 @@ fn to_v1(obj: &mut Value) {
         metrics.as_array().cloned().unwrap_or_default().into_iter().partition(|m| {
             is_cpu(m) && object::number(m, &["resource", "target", "averageUtilization"]).is_some()
         });
-    if let Some(percent) = cpu.first().and_then(|m| object::number(m, &["resource", "target", "averageUtilization"])) {
+    if let Some(percent) =
+        cpu.first().and_then(|m| object::number(m, &["resource", "target", "averageUtilization"]))
+    {
         object::set(obj, &["spec", "targetCPUUtilizationPercentage"], percent);
     }
     if !rest.is_empty() {
@@ -72,7 +75,10 @@ fn to_v2(obj: &mut Value) {
     let conditions = take(CONDITIONS);
     let metrics = take(METRICS);
     let current = take(CURRENT);
-    if object::at(obj, &["metadata", "annotations"]).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+    if object::at(obj, &["metadata", "annotations"])
+        .and_then(Value::as_object)
+        .is_some_and(serde_json::Map::is_empty)
+    {
         object::remove(obj, &["metadata", "annotations"]);
     }
     let mut all = metrics.and_then(|m| m.as_array().cloned()).unwrap_or_default();

@@ -37,8 +37,16 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
         replace(api, "rbac.authorization.k8s.io", "v1", plural, object).await?;
     }
     for (name, value, description) in [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
     ] {
         let class = json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": { "name": name },
@@ -100,7 +108,14 @@ async fn kubernetes_service(api: &Arc<Api>, address: IpAddr, port: u16) -> ApiRe
 }
 
 /// A context in which the server itself acts on one object.
-pub fn own_context(api: &Arc<Api>, verb: &'static str, group: &str, version: &str, plural: &str, obj: &Value) -> Context {
+pub fn own_context(
+    api: &Arc<Api>,
+    verb: &'static str,
+    group: &str,
+    version: &str,
+    plural: &str,
+    obj: &Value,
+) -> Context {
     let info = RequestInfo {
         is_resource: true,
         verb,
@@ -124,6 +139,10 @@ pub fn own_context(api: &Arc<Api>, verb: &'static str, group: &str, version: &st
 
 async fn ensure(api: &Arc<Api>, group: &str, version: &str, plural: &str, obj: Value) -> ApiResult<()> {
     let cx = own_context(api, "create", group, version, plural, &obj);
+    // What is there keeps what it holds: a create would ask again for the address of a Service, and be refused.
+    if api.store.get(&cx.resource.key(object::namespace(&obj), object::name(&obj))).is_some() {
+        return Ok(());
+    }
     match write::create(&cx, obj, true).await {
         Err(error) if error.reason != "AlreadyExists" => Err(error),
         _ => Ok(()),

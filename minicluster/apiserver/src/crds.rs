@@ -84,7 +84,11 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
     let names = crd.pointer("/status/acceptedNames").or_else(|| spec.get("names"))?;
     let name = |key: &str| Text::Owned(object::text(names, &[key]).to_owned());
     let texts = |key: &str| -> Vec<Text> {
-        object::list(names, &[key]).iter().filter_map(Value::as_str).map(|s| Text::Owned(s.to_owned())).collect()
+        object::list(names, &[key])
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|s| Text::Owned(s.to_owned()))
+            .collect()
     };
     let group = object::text(spec, &["group"]).to_owned();
     let storage = object::list(spec, &["versions"])
@@ -210,7 +214,8 @@ fn columns(version: &Value) -> Vec<Column> {
                 "date" => "date",
                 _ => "string",
             };
-            let mut column = Column::new(object::text(c, &["name"]), move |obj| cell(obj, &path, type_)).typed(type_);
+            let mut column =
+                Column::new(object::text(c, &["name"]), move |obj| cell(obj, &path, type_)).typed(type_);
             column.description = object::text(c, &["description"]).to_owned();
             column.priority = object::number(c, &["priority"]).unwrap_or(0) as i32;
             column
@@ -337,7 +342,14 @@ pub fn settle(crd: &mut Value, others: &[Value]) {
     let status = if names_ok { "True" } else { "False" };
     condition(crd, "NamesAccepted", status, reason, &message, &now);
     if names_ok {
-        condition(crd, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", &now);
+        condition(
+            crd,
+            "Established",
+            "True",
+            "InitialNamesAccepted",
+            "the initial names have been accepted",
+            &now,
+        );
     } else if !is_established(crd) {
         condition(crd, "Established", "False", "NotAccepted", "not all names are accepted", &now);
     }
@@ -347,9 +359,10 @@ fn name_conflict(crd: &Value, others: &[Value]) -> Option<(&'static str, String)
     let group = object::text(crd, &["spec", "group"]);
     let mut taken: BTreeMap<String, &Value> = BTreeMap::new();
     let mut kinds: BTreeMap<String, &Value> = BTreeMap::new();
-    for other in others.iter().filter(|o| {
-        object::text(o, &["spec", "group"]) == group && object::name(o) != object::name(crd)
-    }) {
+    for other in others
+        .iter()
+        .filter(|o| object::text(o, &["spec", "group"]) == group && object::name(o) != object::name(crd))
+    {
         let Some(names) = other.pointer("/status/acceptedNames") else { continue };
         for key in ["plural", "singular"] {
             taken.insert(object::text(names, &[key]).to_owned(), other);
@@ -406,18 +419,44 @@ mod tests {
     #[test]
     fn versions_sort_as_the_documentation_shows() {
         let mut versions = vec![
-            "foo10", "v11alpha2", "foo1", "v3beta1", "v12alpha1", "v11beta2", "v10", "v2", "v10beta3", "v1", "v11alpha1",
+            "foo10",
+            "v11alpha2",
+            "foo1",
+            "v3beta1",
+            "v12alpha1",
+            "v11beta2",
+            "v10",
+            "v2",
+            "v10beta3",
+            "v1",
+            "v11alpha1",
         ];
         versions.sort_by(|a, b| version_order(a, b));
-        assert_eq!(versions, [
-            "v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "v11alpha1", "foo1", "foo10",
-        ]);
+        assert_eq!(
+            versions,
+            [
+                "v10",
+                "v2",
+                "v1",
+                "v11beta2",
+                "v10beta3",
+                "v3beta1",
+                "v12alpha1",
+                "v11alpha2",
+                "v11alpha1",
+                "foo1",
+                "foo10",
+            ]
+        );
     }
 
     #[test]
     fn json_paths_split_into_steps() {
         assert_eq!(json_path(".spec.replicas"), ["spec", "replicas"]);
-        assert_eq!(json_path(".metadata.annotations['a.b/c'].d[0]"), ["metadata", "annotations", "a.b/c", "d", "0"]);
+        assert_eq!(
+            json_path(".metadata.annotations['a.b/c'].d[0]"),
+            ["metadata", "annotations", "a.b/c", "d", "0"]
+        );
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Parsed> {
         Encoding::Json => parse_json(bytes),
         Encoding::Yaml => parse_yaml(bytes),
         Encoding::Protobuf => {
-            let value = protobuf::decode(bytes, DEPTH_MAX).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let value =
+                protobuf::decode(bytes, DEPTH_MAX).map_err(|e| ApiError::bad_request(e.to_string()))?;
             Ok((value, Vec::new()))
         }
     }
@@ -51,8 +52,8 @@ pub fn parse_yaml(bytes: &[u8]) -> ApiResult<Parsed> {
     {
         return Ok(parsed);
     }
-    let text = std::str::from_utf8(bytes)
-        .map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
     let value: Value = serde_saphyr::from_str(text)
         .map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
     Ok((value, Vec::new()))
@@ -148,6 +149,7 @@ pub fn tidy(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> ApiResult
         structural::prune(obj, &schema);
     } else {
         strict::prune_unknown(obj, &schema);
+        strict::canonicalise(obj, &schema);
     }
     Ok(())
 }

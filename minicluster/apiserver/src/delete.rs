@@ -46,7 +46,8 @@ impl Options {
     pub fn read(cx: &Context, body: &[u8]) -> ApiResult<Self> {
         let mut options = Self { dry_run: cx.dry_run()?, ..Self::default() };
         if let Some(grace) = cx.query.get("gracePeriodSeconds") {
-            options.grace = Some(grace.parse().map_err(|_| ApiError::bad_request("invalid gracePeriodSeconds"))?);
+            options.grace =
+                Some(grace.parse().map_err(|_| ApiError::bad_request("invalid gracePeriodSeconds"))?);
         }
         options.propagation = cx.query.get("propagationPolicy").map(str::to_owned);
         if cx.query.flag("orphanDependents") {
@@ -128,7 +129,12 @@ fn returns_object(resource: &Resource) -> bool {
     resource.group.is_empty()
         && matches!(
             resource.plural.as_ref(),
-            "pods" | "services" | "serviceaccounts" | "persistentvolumes" | "persistentvolumeclaims" | "podtemplates"
+            "pods"
+                | "services"
+                | "serviceaccounts"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "podtemplates"
                 | "resourcequotas"
         )
 }
@@ -183,8 +189,12 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
         }
         let mut stored = obj;
         object::to_storage(&cx.resource, &mut stored);
-        let txn = Txn::put(std::sync::Arc::clone(&entry.key), object::encode(&cx.resource, &stored), entry.mod_revision)
-            .with_lease(entry.lease);
+        let txn = Txn::put(
+            std::sync::Arc::clone(&entry.key),
+            object::encode(&cx.resource, &stored),
+            entry.mod_revision,
+        )
+        .with_lease(entry.lease);
         if let Outcome::Committed { entries, .. } = cx.api.store.txn(txn).await? {
             let written = entries.into_iter().flatten().next().expect("a put returns its entry");
             return Ok(Deleted::Waiting(object::decode(&cx.resource, &written.value)));
@@ -195,7 +205,8 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
 
 fn check_preconditions(cx: &Context, name: &str, options: &Options, old: &Value) -> ApiResult<()> {
     let mismatch = |what: &str, wanted: &str, is: &str| {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}");
+        let why =
+            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}");
         Err(ApiError::conflict(&cx.resource, name, why))
     };
     if let Some(uid) = &options.uid

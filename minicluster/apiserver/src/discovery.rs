@@ -140,10 +140,12 @@ fn main_entry(resource: &Resource) -> Value {
 }
 
 fn wants_aggregated(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|clause| {
-        let has = |param: &str| clause.split(';').any(|p| p.trim() == param);
-        has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
-    })
+    headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(
+        |clause| {
+            let has = |param: &str| clause.split(';').any(|p| p.trim() == param);
+            has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
+        },
+    )
 }
 
 fn aggregated(api: &Api, table: &Arc<Table>, core: bool, headers: &HeaderMap) -> Response<Body> {
@@ -177,7 +179,8 @@ fn aggregated_list(table: &Table, core: bool) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|v| {
-                    let resources: Vec<Value> = table.of_version(g, v).map(|r| aggregated_resource(r)).collect();
+                    let resources: Vec<Value> =
+                        table.of_version(g, v).map(|r| aggregated_resource(r)).collect();
                     json!({ "version": v, "freshness": "Current", "resources": resources })
                 })
                 .collect();
@@ -192,9 +195,8 @@ fn aggregated_list(table: &Table, core: bool) -> Value {
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {
-    let response_kind = |group: &str, version: &str, kind: &str| {
-        json!({ "group": group, "version": version, "kind": kind })
-    };
+    let response_kind =
+        |group: &str, version: &str, kind: &str| json!({ "group": group, "version": version, "kind": kind });
     let subresources: Vec<Value> = resource
         .subresources
         .iter()

@@ -45,10 +45,13 @@ mod tests {
         });
         let mut other = core.clone();
         super::convert()(&mut other, "events.k8s.io/v1");
-        assert_eq!(other, json!({
-            "apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "m", "regarding": {"kind": "Pod"},
-            "deprecatedCount": 2, "reportingController": "kubelet", "reason": "Started",
-        }));
+        assert_eq!(
+            other,
+            json!({
+                "apiVersion": "events.k8s.io/v1", "kind": "Event", "note": "m", "regarding": {"kind": "Pod"},
+                "deprecatedCount": 2, "reportingController": "kubelet", "reason": "Started",
+            })
+        );
         super::convert()(&mut other, "v1");
         assert_eq!(other, core);
     }

@@ -7,7 +7,10 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
-    strategy::{Plain, Strategy, access, apps, batch, core as plain, definition, listed, namespace, pod, service},
+    strategy::{
+        Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed,
+        namespace, node, pod, service,
+    },
 };
 
 /// A row being written.
@@ -129,8 +132,8 @@ fn core() -> Vec<Row> {
         v1("Binding", "bindings").verbs(Verbs::CREATE),
         v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
         v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
-        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(plain::Event),
-        v1("LimitRange", "limitranges").short(&["limits"]),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(event::Event),
+        v1("LimitRange", "limitranges").short(&["limits"]).by(listed::LIMIT_RANGE),
         v1("Namespace", "namespaces")
             .short(&["ns"])
             .cluster()
@@ -138,16 +141,22 @@ fn core() -> Vec<Row> {
             .status()
             .sub("finalize", Verbs::UPDATE)
             .by(namespace::Namespace),
-        v1("Node", "nodes").short(&["no"]).cluster().stored_at("minions").status().sub_kind(
-            "proxy",
-            Verbs::PROXY,
-            "",
-            "v1",
-            "NodeProxyOptions",
-        )
-        .by(plain::Node),
-        v1("PersistentVolume", "persistentvolumes").short(&["pv"]).cluster().status().by(listed::PERSISTENT_VOLUME),
-        v1("PersistentVolumeClaim", "persistentvolumeclaims").short(&["pvc"]).status().by(listed::PERSISTENT_VOLUME_CLAIM),
+        v1("Node", "nodes")
+            .short(&["no"])
+            .cluster()
+            .stored_at("minions")
+            .status()
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "NodeProxyOptions")
+            .by(node::Node),
+        v1("PersistentVolume", "persistentvolumes")
+            .short(&["pv"])
+            .cluster()
+            .status()
+            .by(listed::PERSISTENT_VOLUME),
+        v1("PersistentVolumeClaim", "persistentvolumeclaims")
+            .short(&["pvc"])
+            .status()
+            .by(listed::PERSISTENT_VOLUME_CLAIM),
         v1("Pod", "pods")
             .short(&["po"])
             .all()
@@ -174,22 +183,17 @@ fn core() -> Vec<Row> {
             .by(apps::ReplicationController),
         v1("ResourceQuota", "resourcequotas").short(&["quota"]).status().by(listed::RESOURCE_QUOTA),
         v1("Secret", "secrets").by(plain::Secret),
-        v1("Service", "services").short(&["svc"]).all().stored_at("services/specs").status().sub_kind(
-            "proxy",
-            Verbs::PROXY,
-            "",
-            "v1",
-            "ServiceProxyOptions",
-        )
-        .by(service::Service),
-        v1("ServiceAccount", "serviceaccounts").short(&["sa"]).sub_kind(
-            "token",
-            Verbs::CREATE,
-            "authentication.k8s.io",
-            "v1",
-            "TokenRequest",
-        )
-        .by(plain::ServiceAccount),
+        v1("Service", "services")
+            .short(&["svc"])
+            .all()
+            .stored_at("services/specs")
+            .status()
+            .sub_kind("proxy", Verbs::PROXY, "", "v1", "ServiceProxyOptions")
+            .by(service::Service),
+        v1("ServiceAccount", "serviceaccounts")
+            .short(&["sa"])
+            .sub_kind("token", Verbs::CREATE, "authentication.k8s.io", "v1", "TokenRequest")
+            .by(plain::ServiceAccount),
     ]
 }
 
@@ -199,9 +203,27 @@ fn workloads() -> Vec<Row> {
     vec![
         app("ControllerRevision", "controllerrevisions").by(apps::ControllerRevision),
         app("DaemonSet", "daemonsets").short(&["ds"]).all().generation().status().by(apps::DaemonSet),
-        app("Deployment", "deployments").short(&["deploy"]).all().generation().status().scale().by(apps::Deployment),
-        app("ReplicaSet", "replicasets").short(&["rs"]).all().generation().status().scale().by(apps::ReplicaSet),
-        app("StatefulSet", "statefulsets").short(&["sts"]).all().generation().status().scale().by(apps::StatefulSet),
+        app("Deployment", "deployments")
+            .short(&["deploy"])
+            .all()
+            .generation()
+            .status()
+            .scale()
+            .by(apps::Deployment),
+        app("ReplicaSet", "replicasets")
+            .short(&["rs"])
+            .all()
+            .generation()
+            .status()
+            .scale()
+            .by(apps::ReplicaSet),
+        app("StatefulSet", "statefulsets")
+            .short(&["sts"])
+            .all()
+            .generation()
+            .status()
+            .scale()
+            .by(apps::StatefulSet),
         job("CronJob", "cronjobs").short(&["cj"]).all().generation().status().by(batch::CronJob),
         job("Job", "jobs").all().generation().status().by(batch::Job),
         kind("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
@@ -209,21 +231,28 @@ fn workloads() -> Vec<Row> {
             .all()
             .converts(crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
         kind("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             .short(&["hpa"])
             .all()
             .stored_as("autoscaling/v2", crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
     ]
 }
 
 fn networking() -> Vec<Row> {
     let net = |k, p| kind("networking.k8s.io", "v1", k, p);
     vec![
-        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices").generation().by(plain::EndpointSlice),
-        net("Ingress", "ingresses").short(&["ing"]).generation().stored_at("ingress").status().by(listed::INGRESS),
+        kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+            .generation()
+            .by(plain::EndpointSlice),
+        net("Ingress", "ingresses")
+            .short(&["ing"])
+            .generation()
+            .stored_at("ingress")
+            .status()
+            .by(listed::INGRESS),
         net("IngressClass", "ingressclasses").cluster().generation().by(listed::INGRESS_CLASS),
         net("IPAddress", "ipaddresses").short(&["ip"]).cluster().by(listed::IP_ADDRESS),
         net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation().by(listed::NETWORK_POLICY),
@@ -239,7 +268,10 @@ fn storage() -> Vec<Row> {
         storage("CSIStorageCapacity", "csistoragecapacities").by(listed::CSI_STORAGE_CAPACITY),
         storage("StorageClass", "storageclasses").short(&["sc"]).cluster().by(listed::STORAGE_CLASS),
         storage("VolumeAttachment", "volumeattachments").cluster().status().by(listed::VOLUME_ATTACHMENT),
-        storage("VolumeAttributesClass", "volumeattributesclasses").short(&["vac"]).cluster().by(listed::VOLUME_ATTRIBUTES_CLASS),
+        storage("VolumeAttributesClass", "volumeattributesclasses")
+            .short(&["vac"])
+            .cluster()
+            .by(listed::VOLUME_ATTRIBUTES_CLASS),
     ]
 }
 
@@ -248,14 +280,19 @@ fn policy_and_access() -> Vec<Row> {
     let authz = |k, p| kind("authorization.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
     let authn = |k, p| kind("authentication.k8s.io", "v1", k, p).cluster().verbs(Verbs::CREATE);
     vec![
-        kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets").short(&["pdb"]).generation().status().by(listed::POD_DISRUPTION_BUDGET),
+        kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+            .short(&["pdb"])
+            .generation()
+            .status()
+            .by(listed::POD_DISRUPTION_BUDGET),
         rbac("ClusterRole", "clusterroles").cluster().by(access::Role),
         rbac("ClusterRoleBinding", "clusterrolebindings").cluster().by(access::Binding),
         rbac("Role", "roles").by(access::Role),
         rbac("RoleBinding", "rolebindings").by(access::Binding),
         authn("SelfSubjectReview", "selfsubjectreviews"),
         authn("TokenReview", "tokenreviews"),
-        kind("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews").verbs(Verbs::CREATE),
+        kind("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews")
+            .verbs(Verbs::CREATE),
         authz("SelfSubjectAccessReview", "selfsubjectaccessreviews"),
         authz("SelfSubjectRulesReview", "selfsubjectrulesreviews"),
         authz("SubjectAccessReview", "subjectaccessreviews"),
@@ -269,13 +306,19 @@ fn policy_and_access() -> Vec<Row> {
 }
 
 fn extension() -> Vec<Row> {
-    let admission = |k, p| kind("admissionregistration.k8s.io", "v1", k, p).cluster().generation().category("api-extensions");
+    let admission = |k, p| {
+        kind("admissionregistration.k8s.io", "v1", k, p).cluster().generation().category("api-extensions")
+    };
     vec![
         admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies").by(listed::MUTATING_POLICY),
-        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings").by(listed::POLICY_BINDING),
+        admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
+            .by(listed::POLICY_BINDING),
         admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").by(listed::WEBHOOKS),
-        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies").status().by(listed::VALIDATING_POLICY),
-        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings").by(listed::POLICY_BINDING),
+        admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
+            .status()
+            .by(listed::VALIDATING_POLICY),
+        admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
+            .by(listed::POLICY_BINDING),
         admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").by(listed::WEBHOOKS),
         kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])
@@ -299,7 +342,10 @@ fn other() -> Vec<Row> {
     let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
     vec![
         kind("coordination.k8s.io", "v1", "Lease", "leases").by(plain::Lease),
-        kind("events.k8s.io", "v1", "Event", "events").short(&["ev"]).stored_as("v1", events::convert()).by(plain::Event),
+        kind("events.k8s.io", "v1", "Event", "events")
+            .short(&["ev"])
+            .stored_as("v1", events::convert())
+            .by(event::Event),
         flow("FlowSchema", "flowschemas").by(listed::FLOW_SCHEMA),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),
@@ -307,6 +353,9 @@ fn other() -> Vec<Row> {
         resource("ResourceClaim", "resourceclaims").status(),
         resource("ResourceClaimTemplate", "resourceclaimtemplates").by(listed::AGED),
         resource("ResourceSlice", "resourceslices").cluster().generation().by(listed::AGED),
-        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses").short(&["pc"]).cluster().by(plain::PriorityClass),
+        kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
+            .short(&["pc"])
+            .cluster()
+            .by(plain::PriorityClass),
     ]
 }

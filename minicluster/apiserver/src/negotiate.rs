@@ -31,7 +31,12 @@ pub fn form(headers: &HeaderMap, supports_views: bool) -> ApiResult<Form> {
         let mut parts = clause.split(';').map(str::trim);
         let media = parts.next().unwrap_or("");
         let param = |name: &str| {
-            clause.split(';').skip(1).filter_map(|p| p.trim().split_once('=')).find(|(k, _)| *k == name).map(|(_, v)| v)
+            clause
+                .split(';')
+                .skip(1)
+                .filter_map(|p| p.trim().split_once('='))
+                .find(|(k, _)| *k == name)
+                .map(|(_, v)| v)
         };
         match media {
             "application/json" | "*/*" | "application/*" | "text/*" => {}
@@ -99,7 +104,10 @@ mod tests {
     fn the_first_acceptable_clause_wins() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
         assert_eq!(accept(kubectl), Ok(Form::Table));
-        assert_eq!(accept("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"), Ok(Form::Metadata));
+        assert_eq!(
+            accept("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"),
+            Ok(Form::Metadata)
+        );
         assert_eq!(accept("application/vnd.kubernetes.protobuf, */*"), Ok(Form::Object));
         assert_eq!(accept("application/vnd.kubernetes.protobuf"), Err(406));
         assert_eq!(accept("application/json;as=Table;v=v9;g=meta.k8s.io"), Err(406));

@@ -65,7 +65,10 @@ impl NodeClient {
             .unwrap_or(10250);
         let addresses = object::list(&obj, &["status", "addresses"]);
         let of_type = |wanted: &str| {
-            addresses.iter().find(|a| object::text(a, &["type"]) == wanted).map(|a| object::text(a, &["address"]))
+            addresses
+                .iter()
+                .find(|a| object::text(a, &["type"]) == wanted)
+                .map(|a| object::text(a, &["address"]))
         };
         let host = of_type("InternalIP").or_else(|| of_type("ExternalIP")).or_else(|| of_type("Hostname"));
         match host {
@@ -88,7 +91,10 @@ impl NodeClient {
         };
         let tcp = connect_tcp(&at).await?;
         let name = ServerName::try_from(address.host.clone()).map_err(|e| fail(&e))?;
-        let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await.map_err(|e| fail(&e))?;
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls))
+            .connect(name, tcp)
+            .await
+            .map_err(|e| fail(&e))?;
         Ok(Box::new(stream))
     }
 }
@@ -98,7 +104,8 @@ impl NodeClient {
 /// # Errors
 /// 500 in upstream's words.
 pub async fn connect_tcp(at: &str) -> ApiResult<TcpStream> {
-    let fail = |e: &dyn std::fmt::Display| ApiError::internal(format!("error dialing backend: dial tcp {at}: {e}"));
+    let fail =
+        |e: &dyn std::fmt::Display| ApiError::internal(format!("error dialing backend: dial tcp {at}: {e}"));
     let tcp = match timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await {
         Ok(Ok(tcp)) => tcp,
         Ok(Err(error)) => return Err(fail(&error)),
@@ -176,9 +183,11 @@ async fn exchange(
 }
 
 fn upgrade_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let wants = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok()).any(|v| {
-        v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
-    });
+    let wants = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .any(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")));
     if wants { headers.get(header::UPGRADE).cloned() } else { None }
 }
 

@@ -188,7 +188,13 @@ impl Attributes {
     }
 
     /// True when the entry matches both selectors.
-    pub fn matches(&self, resource: &Resource, key: &str, labels: &LabelSelector, fields: &FieldSelector) -> bool {
+    pub fn matches(
+        &self,
+        resource: &Resource,
+        key: &str,
+        labels: &LabelSelector,
+        fields: &FieldSelector,
+    ) -> bool {
         let (namespace, name) = resource.split_key(key);
         labels.matches(&self.labels)
             && fields.matches(|field| match field {

@@ -80,7 +80,8 @@ fn build(table: &Table, name: &str, api: &Api) -> Option<Document> {
         }
         "v3" => Some(Document::new(&index(table, api))),
         other => {
-            let (group, version) = match other.strip_prefix("v3/")?.split('/').collect::<Vec<_>>().as_slice() {
+            let (group, version) = match other.strip_prefix("v3/")?.split('/').collect::<Vec<_>>().as_slice()
+            {
                 ["api", version] => (String::new(), (*version).to_owned()),
                 ["apis", group, version] => ((*group).to_owned(), (*version).to_owned()),
                 _ => return None,
@@ -99,7 +100,8 @@ fn index(table: &Table, api: &Api) -> Value {
     let mut paths = serde_json::Map::new();
     for (group, versions) in table.groups() {
         for version in versions {
-            let path = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+            let path =
+                if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
             // What the document is made of, without making it.
             let mut hash = digest::Context::new(&digest::SHA256);
             hash.update(api.config.git_version.as_bytes());
@@ -111,7 +113,10 @@ fn index(table: &Table, api: &Api) -> Value {
                 }
             }
             let hex: String = hash.finish().as_ref().iter().map(|b| format!("{b:02X}")).collect();
-            paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hex}") }));
+            paths.insert(
+                path.clone(),
+                json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hex}") }),
+            );
         }
     }
     json!({ "paths": paths })

@@ -35,8 +35,10 @@ use crate::{
     context::Context,
     delete, discovery,
     metrics::{DurationLabels, RequestLabels},
-    read, request::{Query, RequestInfo},
-    reviews, status::{ApiError, ApiResult},
+    read,
+    request::{Query, RequestInfo},
+    reviews,
+    status::{ApiError, ApiResult},
     strategy::Part,
     subresource, watch, write,
 };
@@ -64,9 +66,8 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let info = RequestInfo::new(request.method(), uri.path(), &query);
     let label = info.clone();
     let long_running = is_long_running(&info);
-    let _slot = match Slot::take(&api, long_running) {
-        Some(slot) => slot,
-        None => return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1)),
+    let Some(_slot) = Slot::take(&api, long_running) else {
+        return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1));
     };
     let answer = AssertUnwindSafe(route(Arc::clone(&api), request, info, query)).catch_unwind();
     let answer = if long_running { Ok(answer.await) } else { timeout(REQUEST_TIMEOUT, answer).await };
@@ -146,7 +147,10 @@ async fn route(
         return paths(&api, &request, &info, &query);
     }
     api.definitions.refresh(&api.registry);
-    let resource = api.registry.get(&info.group, &info.version, &info.resource).ok_or_else(ApiError::no_such_resource)?;
+    let resource = api
+        .registry
+        .get(&info.group, &info.version, &info.resource)
+        .ok_or_else(ApiError::no_such_resource)?;
     let cx = Context {
         api,
         info,
@@ -202,7 +206,12 @@ fn change(cx: &Context, body: Bytes) -> BoxFuture<'_, ApiResult<Response<Body>>>
 }
 
 /// Everything that is no resource.
-fn paths(api: &Arc<Api>, request: &Request<Body>, info: &RequestInfo, query: &Query) -> ApiResult<Response<Body>> {
+fn paths(
+    api: &Arc<Api>,
+    request: &Request<Body>,
+    info: &RequestInfo,
+    query: &Query,
+) -> ApiResult<Response<Body>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
@@ -228,10 +237,22 @@ fn paths(api: &Arc<Api>, request: &Request<Body>, info: &RequestInfo, query: &Qu
 
 fn known_paths(api: &Api) -> Vec<String> {
     let table = api.registry.table();
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez",
-        "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     for (group, versions) in table.groups().iter().filter(|(g, _)| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
@@ -271,7 +292,10 @@ fn health(api: &Api, kind: &str, path: &str, query: &Query) -> Response<Body> {
     if let Some(one) = path.trim_start_matches('/').split_once('/').map(|(_, c)| c) {
         return match checks.iter().find(|(name, _)| *name == one) {
             Some((_, true)) => body::text(StatusCode::OK, "ok"),
-            Some(_) => body::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {one} check failed\n")),
+            Some(_) => body::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {one} check failed\n"),
+            ),
             None => body::text(StatusCode::NOT_FOUND, "404 page not found\n"),
         };
     }
@@ -284,7 +308,11 @@ fn health(api: &Api, kind: &str, path: &str, query: &Query) -> Response<Body> {
             continue;
         }
         failed |= !ok;
-        lines.push_str(&if ok { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") });
+        lines.push_str(&if ok {
+            format!("[+]{name} ok\n")
+        } else {
+            format!("[-]{name} failed: reason withheld\n")
+        });
     }
     match (failed, query.flag("verbose") || query.get("verbose").is_some()) {
         (true, _) => body::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{kind} check failed\n")),

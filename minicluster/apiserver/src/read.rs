@@ -41,9 +41,8 @@ impl Selectors {
     pub fn of(cx: &Context) -> ApiResult<Self> {
         let label_text = cx.query.get("labelSelector").unwrap_or("");
         let field_text = cx.query.get("fieldSelector").unwrap_or("");
-        let labels = LabelSelector::parse(label_text).map_err(|e| {
-            ApiError::bad_request(format!("unable to parse requirement: {e}"))
-        })?;
+        let labels = LabelSelector::parse(label_text)
+            .map_err(|e| ApiError::bad_request(format!("unable to parse requirement: {e}")))?;
         let fields = FieldSelector::parse(field_text).map_err(|e| ApiError::bad_request(e.to_string()))?;
         for requirement in fields.requirements() {
             if !selectable(&cx.resource, &requirement.field) {
@@ -128,9 +127,13 @@ pub fn value(cx: &Context, form: Form, code: StatusCode, obj: &Value) -> ApiResu
             Ok(response)
         }
         Form::Table => {
-            let table = table::render(cx, std::slice::from_ref(obj), &json!({
-                "resourceVersion": object::text(obj, &["metadata", "resourceVersion"])
-            }));
+            let table = table::render(
+                cx,
+                std::slice::from_ref(obj),
+                &json!({
+                    "resourceVersion": object::text(obj, &["metadata", "resourceVersion"])
+                }),
+            );
             Ok(body::json(code, line(&table)))
         }
     }
@@ -151,7 +154,10 @@ fn metadata_only(bytes: &[u8]) -> Vec<u8> {
         metadata: &'a RawValue,
     }
     let metadata = serde_json::from_slice::<Shallow<'_>>(bytes).map_or("{}", |s| s.metadata.get());
-    format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}\n").into_bytes()
+    format!(
+        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}\n"
+    )
+    .into_bytes()
 }
 
 /// The place in a list where the next page begins.
@@ -169,9 +175,8 @@ impl Continue {
     }
 
     fn decode(token: &str) -> ApiResult<Self> {
-        let invalid = |e: &dyn std::fmt::Display| {
-            ApiError::bad_request(format!("continue key is not valid: {e}"))
-        };
+        let invalid =
+            |e: &dyn std::fmt::Display| ApiError::bad_request(format!("continue key is not valid: {e}"));
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e))?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|e| invalid(&e))?;
         if token.v != "meta.k8s.io/v1" {
@@ -211,7 +216,12 @@ fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
     let from = all.partition_point(|e| e.key[prefix.len()..] < *start);
     let mut matching = all[from..].iter().filter(|e| selectors.matches(&cx.resource, e));
     if limit == 0 {
-        return Ok(Page { entries: matching.cloned().collect(), revision, continue_token: None, remaining: None });
+        return Ok(Page {
+            entries: matching.cloned().collect(),
+            revision,
+            continue_token: None,
+            remaining: None,
+        });
     }
     let entries: Vec<Arc<Entry>> = matching.by_ref().take(limit).cloned().collect();
     let next = matching.next();
@@ -233,7 +243,9 @@ fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Ent
     let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
     if let Some(token) = cx.query.get("continue").filter(|t| !t.is_empty()) {
         if !rv.is_empty() && rv != "0" {
-            return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            return Err(ApiError::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
         }
         let token = Continue::decode(token)?;
         let Ok(at) = Revision::try_from(token.rv) else { return Ok(newest(token.start)) };
@@ -265,9 +277,9 @@ fn check_match(rv: &str, rule: &str) -> ApiResult<()> {
         ("Exact" | "NotOlderThan", "") => {
             Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
         }
-        ("Exact", "0") => {
-            Err(ApiError::bad_request("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""))
-        }
+        ("Exact", "0") => Err(ApiError::bad_request(
+            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+        )),
         ("Exact" | "NotOlderThan", _) => Ok(()),
         (other, _) => Err(ApiError::bad_request(format!(
             "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
@@ -278,9 +290,9 @@ fn check_match(rv: &str, rule: &str) -> ApiResult<()> {
 fn parse_revision(text: &str) -> ApiResult<Revision> {
     match text {
         "" => Ok(0),
-        _ => text
-            .parse()
-            .map_err(|_| ApiError::bad_request(format!("Invalid value: \"{text}\": invalid resource version"))),
+        _ => text.parse().map_err(|_| {
+            ApiError::bad_request(format!("Invalid value: \"{text}\": invalid resource version"))
+        }),
     }
 }
 
@@ -409,8 +421,7 @@ pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
         let after = if asked == 0 { snapshot.revision() } else { asked };
         return Ok(WatchStart { prefix, selectors, initial: Vec::new(), after, marks_initial: false });
     }
-    let initial =
-        snapshot.range(&prefix).filter(|e| selectors.matches(&cx.resource, e)).cloned().collect();
+    let initial = snapshot.range(&prefix).filter(|e| selectors.matches(&cx.resource, e)).cloned().collect();
     let marks_initial = wants_initial && bookmarks;
     Ok(WatchStart { prefix, selectors, initial, after: snapshot.revision(), marks_initial })
 }

@@ -24,7 +24,8 @@ pub struct Verbs(&'static [&'static str]);
 
 impl Verbs {
     /// Everything.
-    pub const ALL: Self = Self(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
+    pub const ALL: Self =
+        Self(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
     /// Everything but deleting a whole collection.
     pub const NO_COLLECTION: Self = Self(&["create", "delete", "get", "list", "patch", "update", "watch"]);
     /// Reviews: a question in, an answer out, nothing stored.
@@ -141,17 +142,29 @@ impl std::fmt::Debug for Resource {
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_string()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// `pods` or `deployments.apps`.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_string()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// The key of an object.
     pub fn key(&self, namespace: &str, name: &str) -> String {
-        if self.namespaced { format!("{}{namespace}/{name}", self.prefix) } else { format!("{}{name}", self.prefix) }
+        if self.namespaced {
+            format!("{}{namespace}/{name}", self.prefix)
+        } else {
+            format!("{}{name}", self.prefix)
+        }
     }
 
     /// The prefix of a collection: one namespace, or all when it is empty.
@@ -222,11 +235,19 @@ impl Table {
 
     /// The row of a resource.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.rows.get(&(Text::Owned(group.to_owned()), Text::Owned(version.to_owned()), Text::Owned(plural.to_owned())))
+        self.rows.get(&(
+            Text::Owned(group.to_owned()),
+            Text::Owned(version.to_owned()),
+            Text::Owned(plural.to_owned()),
+        ))
     }
 
     /// The rows of one group and version, by plural name.
-    pub fn of_version<'a>(&'a self, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+    pub fn of_version<'a>(
+        &'a self,
+        group: &'a str,
+        version: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Resource>> {
         self.rows.values().filter(move |r| r.group == group && r.version == version)
     }
 

@@ -196,8 +196,16 @@ mod tests {
             (Method::PUT, "/api/v1/namespaces/d/finalize", "update namespaces/finalize ns=d name=d rest="),
             (Method::DELETE, "/api/v1/namespaces/d/pods", "deletecollection pods ns=d name= rest="),
             (Method::POST, "/api/v1/namespaces/d/pods/a/exec", "create pods/exec ns=d name=a rest="),
-            (Method::GET, "/api/v1/namespaces/d/services/http:s:80/proxy/a/b", "get services/proxy ns=d name=http:s:80 rest=a/b"),
-            (Method::PATCH, "/apis/apps/v1/namespaces/d/deployments/x/scale", "patch apps/deployments/scale ns=d name=x rest="),
+            (
+                Method::GET,
+                "/api/v1/namespaces/d/services/http:s:80/proxy/a/b",
+                "get services/proxy ns=d name=http:s:80 rest=a/b",
+            ),
+            (
+                Method::PATCH,
+                "/apis/apps/v1/namespaces/d/deployments/x/scale",
+                "patch apps/deployments/scale ns=d name=x rest=",
+            ),
             (Method::GET, "/apis/apps/v1", "get /apis/apps/v1"),
             (Method::GET, "/api", "get /api"),
             (Method::GET, "/healthz", "get /healthz"),

@@ -28,7 +28,9 @@ pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     crate::negotiate::form(&cx.headers, false)?;
     let mut review = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
     match cx.resource.kind.as_ref() {
-        "SelfSubjectReview" => object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) })),
+        "SelfSubjectReview" => {
+            object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) }));
+        }
         "SelfSubjectAccessReview" => access(cx, &cx.user.clone(), &mut review)?,
         "SubjectAccessReview" => {
             let user = subject(&review)?;
@@ -93,7 +95,8 @@ fn subject(review: &Value) -> ApiResult<Identity> {
 
 fn access(cx: &Context, user: &Identity, review: &mut Value) -> ApiResult<()> {
     let spec = review.get("spec").cloned().unwrap_or_default();
-    let (resource, path) = (object::at(&spec, &["resourceAttributes"]), object::at(&spec, &["nonResourceAttributes"]));
+    let (resource, path) =
+        (object::at(&spec, &["resourceAttributes"]), object::at(&spec, &["nonResourceAttributes"]));
     let asked = match (resource, path) {
         (Some(r), None) => Attributes {
             verb: object::text(r, &["verb"]),
@@ -140,14 +143,21 @@ fn rules(cx: &Context, review: &mut Value) {
     let namespace = object::text(review, &["spec", "namespace"]).to_owned();
     let all = cx.api.rbac.rules_for(&cx.user, &namespace);
     let (paths, resources): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| !r.non_resource_urls.is_empty());
-    object::set(review, &["status"], json!({
-        "incomplete": false, "resourceRules": resources, "nonResourceRules": paths,
-    }));
+    object::set(
+        review,
+        &["status"],
+        json!({
+            "incomplete": false, "resourceRules": resources, "nonResourceRules": paths,
+        }),
+    );
 }
 
 fn token(cx: &Context, review: &mut Value) {
-    let asked: Vec<String> =
-        object::list(review, &["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let asked: Vec<String> = object::list(review, &["spec", "audiences"])
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let audiences = if asked.is_empty() { vec![cx.api.config.issuer.clone()] } else { asked };
     let token = object::text(review, &["spec", "token"]).to_owned();
     let status = match authn::check_token(&cx.api, &token, &audiences) {

@@ -3,11 +3,7 @@
 //! This server is the only one that opens the store, so what is in use is kept in memory and read from the Services at
 //! start. A reservation that is not kept (the write failed) returns by itself. Source: `pkg/registry/core/service`.
 
-use std::{
-    collections::BTreeSet,
-    net::Ipv4Addr,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use ipnet::Ipv4Net;
 use minicluster_store::Store;
@@ -138,7 +134,8 @@ impl Services {
         let dry_run = cx.dry_run()?;
         let mut taken = Reservation::default();
         taken.used = Some(Arc::clone(&self.used));
-        let refuse = |error: Error, obj: &Value| Err(ApiError::invalid(&cx.resource, object::name(obj), &[error]));
+        let refuse =
+            |error: Error, obj: &Value| Err(ApiError::invalid(&cx.resource, object::name(obj), &[error]));
         let kind = object::text(obj, &["spec", "type"]).to_owned();
         if kind != "ExternalName"
             && let Err(error) = self.take_ip(cx, obj, old, &mut taken)
@@ -172,16 +169,26 @@ impl Services {
             ip => ip,
         }
         .to_owned();
-        if asked != "None" && old.is_none_or(|old| cluster_ip(old).map(|ip| ip.to_string()).as_deref() != Some(&asked)) {
+        if asked != "None"
+            && old.is_none_or(|old| cluster_ip(old).map(|ip| ip.to_string()).as_deref() != Some(&asked))
+        {
             let mut used = self.used.lock();
             let ip = if asked.is_empty() {
-                self.free_ip(cx, &used).ok_or_else(|| Error::internal(&path, "failed to allocate a serviceIP: range is full"))?
+                self.free_ip(cx, &used)
+                    .ok_or_else(|| Error::internal(&path, "failed to allocate a serviceIP: range is full"))?
             } else {
                 let ip: Ipv4Addr = asked.parse().map_err(|_| {
-                    Error::invalid(&path, asked.as_str(), "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")
+                    Error::invalid(
+                        &path,
+                        asked.as_str(),
+                        "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                    )
                 })?;
                 if !self.cidr.contains(&ip) {
-                    let why = format!("failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", self.cidr);
+                    let why = format!(
+                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
+                        self.cidr
+                    );
                     return Err(Error::invalid(&path, json!([ip.to_string()]), why));
                 }
                 if used.ips.contains(&ip) {
@@ -228,7 +235,8 @@ impl Services {
         taken: &mut Reservation,
     ) -> Result<(), Error> {
         let before: Vec<(u16, String)> = old.map(node_ports).unwrap_or_default();
-        let allocates = object::at(obj, &["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool) != Some(false)
+        let allocates = object::at(obj, &["spec", "allocateLoadBalancerNodePorts"]).and_then(Value::as_bool)
+            != Some(false)
             || object::text(obj, &["spec", "type"]) == "NodePort";
         let Some(ports) = obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut) else { return Ok(()) };
         let mut used = self.used.lock();
@@ -248,7 +256,10 @@ impl Services {
                     continue;
                 }
                 if number < self.ports.0 || number > self.ports.1 {
-                    let why = format!("provided port is not in the valid range. The range of valid ports is {}-{}", self.ports.0, self.ports.1);
+                    let why = format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        self.ports.0, self.ports.1
+                    );
                     return Err(Error::invalid(&path, asked, why));
                 }
                 if used.ports.contains(&(number, protocol.clone())) {

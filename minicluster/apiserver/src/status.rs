@@ -123,8 +123,11 @@ impl ApiError {
     /// 403 for an object.
     pub fn forbidden(resource: &Resource, name: &str, why: impl std::fmt::Display) -> Self {
         let what = resource.group_resource();
-        let message =
-            if name.is_empty() { format!("{what} is forbidden: {why}") } else { format!("{what} \"{name}\" is forbidden: {why}") };
+        let message = if name.is_empty() {
+            format!("{what} is forbidden: {why}")
+        } else {
+            format!("{what} \"{name}\" is forbidden: {why}")
+        };
         Self::new(403, "Forbidden", message).about(resource, name)
     }
 
@@ -137,7 +140,8 @@ impl ApiError {
 
     /// 404 for an object.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
-        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.group_resource())).about(resource, name)
+        Self::new(404, "NotFound", format!("{} \"{name}\" not found", resource.group_resource()))
+            .about(resource, name)
     }
 
     /// 404 for a kind or path that is not served.
@@ -157,7 +161,9 @@ impl ApiError {
         Self::new(
             405,
             "MethodNotAllowed",
-            format!("{verb} is not supported on resources of kind \"the server does not allow this method on the requested resource\""),
+            format!(
+                "{verb} is not supported on resources of kind \"the server does not allow this method on the requested resource\""
+            ),
         )
     }
 
@@ -168,11 +174,7 @@ impl ApiError {
 
     /// 406: none of the accepted representations is served.
     pub fn not_acceptable(accepted: &str) -> Self {
-        Self::new(
-            406,
-            "NotAcceptable",
-            format!("only the following media types are accepted: {accepted}"),
-        )
+        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
     }
 
     /// 409: it exists already.
@@ -240,7 +242,9 @@ impl ApiError {
         Self::new(
             415,
             "UnsupportedMediaType",
-            format!("the body of the request was in an unknown format - accepted media types include: {accepted}"),
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            ),
         )
     }
 

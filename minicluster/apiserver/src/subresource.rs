@@ -54,7 +54,11 @@ async fn part(cx: &Context, part: Part, request: Request<Body>) -> ApiResult<Res
         return read::get(cx);
     }
     let body = body::read(request.into_body()).await?;
-    if cx.info.verb == "update" { write::put(cx, part, body).await } else { write::patch(cx, part, body).await }
+    if cx.info.verb == "update" {
+        write::put(cx, part, body).await
+    } else {
+        write::patch(cx, part, body).await
+    }
 }
 
 /// `namespaces/finalize`: replaces the finalizers in the spec, and nothing else.
@@ -81,9 +85,12 @@ async fn finalize(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 async fn bind(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let (binding, _) = decode::parse(&cx.headers, &body)?;
     assign(cx, &binding).await?;
-    Ok(body::json(StatusCode::CREATED, read::line(&json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
-    }))))
+    Ok(body::json(
+        StatusCode::CREATED,
+        read::line(&json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        })),
+    ))
 }
 
 /// Carries out a binding.
@@ -105,7 +112,10 @@ pub(crate) async fn assign(cx: &Context, binding: &Value) -> ApiResult<()> {
             ));
         }
         if object::is_deleting(old) {
-            return refuse(format!("pod {} is being deleted, cannot be assigned to a host", object::name(old)));
+            return refuse(format!(
+                "pod {} is being deleted, cannot be assigned to a host",
+                object::name(old)
+            ));
         }
         let node = object::text(old, &["spec", "nodeName"]);
         if !node.is_empty() {
@@ -117,7 +127,9 @@ pub(crate) async fn assign(cx: &Context, binding: &Value) -> ApiResult<()> {
         let mut pod = old.clone();
         object::set(&mut pod, &["spec", "nodeName"], target.as_str());
         for kind in ["annotations", "labels"] {
-            for (key, value) in object::at(binding, &["metadata", kind]).and_then(Value::as_object).into_iter().flatten() {
+            for (key, value) in
+                object::at(binding, &["metadata", kind]).and_then(Value::as_object).into_iter().flatten()
+            {
                 object::set(&mut pod, &["metadata", kind, key], value.clone());
             }
         }

@@ -58,8 +58,10 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
     })
 }
 
-fn created_at() -> Column {
-    Column::new("Created At", |obj| object::text(obj, &["metadata", "creationTimestamp"]).into()).typed("date")
+/// The one column of kinds without a printer: when the object was created.
+pub fn created_at() -> Column {
+    Column::new("Created At", |obj| object::text(obj, &["metadata", "creationTimestamp"]).into())
+        .typed("date")
 }
 
 /// The usual last column: how long ago the object was created.
@@ -106,9 +108,24 @@ mod tests {
     #[test]
     fn durations_read_as_kubectl_writes_them() {
         for (seconds, text) in [
-            (-5, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (599, "9m59s"),
-            (600, "10m"), (10_799, "179m"), (10_800, "3h"), (11_000, "3h3m"), (28_800, "8h"), (172_799, "47h"),
-            (172_800, "2d"), (180_000, "2d2h"), (691_200, "8d"), (63_072_000, "2y"), (70_000_000, "2y80d"),
+            (-5, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (125, "2m5s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (10_799, "179m"),
+            (10_800, "3h"),
+            (11_000, "3h3m"),
+            (28_800, "8h"),
+            (172_799, "47h"),
+            (172_800, "2d"),
+            (180_000, "2d2h"),
+            (691_200, "8d"),
+            (63_072_000, "2y"),
+            (70_000_000, "2y80d"),
             (252_288_000, "8y"),
         ] {
             assert_eq!(human_duration(seconds), text, "{seconds}");

@@ -6,7 +6,9 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     digest,
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey},
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -121,7 +123,8 @@ impl Tokens {
         let (signed, signature) = token.rsplit_once('.').ok_or("token is not a JWS")?;
         let (header, payload) = signed.split_once('.').ok_or("token is not a JWS")?;
         let bytes = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| "token is not base64url");
-        let header: Value = serde_json::from_slice(&bytes(header)?).map_err(|_| "token header is not JSON")?;
+        let header: Value =
+            serde_json::from_slice(&bytes(header)?).map_err(|_| "token header is not JSON")?;
         if header["alg"] != "ES256" || header["kid"] != self.key_id.as_str() {
             return Err("token was signed by an unknown key");
         }
@@ -161,7 +164,8 @@ mod tests {
     use super::*;
 
     fn tokens() -> Tokens {
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
         Tokens::new(pkcs8.as_ref(), "https://issuer").unwrap()
     }
 
@@ -199,7 +203,10 @@ mod tests {
         let mut longer = claims();
         longer.exp = 1_000_000;
         let forged = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&longer).unwrap());
-        assert_eq!(ours.verify(&format!("{header}.{forged}.{signature}"), &api, 10), Err("token signature is wrong"));
+        assert_eq!(
+            ours.verify(&format!("{header}.{forged}.{signature}"), &api, 10),
+            Err("token signature is wrong")
+        );
         for broken in ["", "a", "a.b", "a.b.c", "....", &token[1..]] {
             assert!(ours.verify(broken, &api, 10).is_err(), "{broken}");
         }

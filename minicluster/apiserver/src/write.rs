@@ -93,13 +93,16 @@ pub async fn post(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 pub async fn create(cx: &Context, mut obj: Value, tracks: bool) -> ApiResult<Written> {
     take_namespace(cx, &mut obj)?;
     let dry_run = cx.dry_run()?;
-    let generated = object::name(&obj).is_empty() && !object::text(&obj, &["metadata", "generateName"]).is_empty();
+    let generated =
+        object::name(&obj).is_empty() && !object::text(&obj, &["metadata", "generateName"]).is_empty();
     let tries = if generated { GENERATE_NAME_TRIES } else { 1 };
     for last in (0..tries).rev() {
         let mut candidate = obj.clone();
         if generated {
-            let prefix: String =
-                object::text(&obj, &["metadata", "generateName"]).chars().take(GENERATE_NAME_PREFIX_MAX).collect();
+            let prefix: String = object::text(&obj, &["metadata", "generateName"])
+                .chars()
+                .take(GENERATE_NAME_PREFIX_MAX)
+                .collect();
             object::set(&mut candidate, &["metadata", "name"], format!("{prefix}{}", cx.api.random_suffix()));
         }
         match create_named(cx, candidate, dry_run, tracks).await {
@@ -197,7 +200,9 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
 fn begin_life(cx: &Context, obj: &mut Value) {
     let uid = cx.api.new_uid();
     let meta = object::meta(obj);
-    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"] {
+    for key in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
+    {
         meta.remove(key);
     }
     meta.insert("uid".to_owned(), uid.into());
@@ -226,8 +231,12 @@ fn track(cx: &Context, live: Option<&Value>, new: &mut Value, part: Part) {
     let name = cx.field_manager();
     let time = object::now();
     let api_version = cx.resource.api_version();
-    let manager =
-        apply::Manager { name: &name, api_version: &api_version, subresource: subresource(part), time: &time };
+    let manager = apply::Manager {
+        name: &name,
+        api_version: &api_version,
+        subresource: subresource(part),
+        time: &time,
+    };
     apply::update(live, new, &cx.resource.schema(), &manager, &reset_fields(cx, part));
 }
 
@@ -364,8 +373,12 @@ async fn server_side_apply(cx: &Context, part: Part, body: &[u8]) -> ApiResult<R
     let applied = decode::accept(cx, (applied, duplicates))?;
     let api_version = cx.resource.api_version();
     let time = object::now();
-    let owner =
-        apply::Manager { name: &manager, api_version: &api_version, subresource: subresource(part), time: &time };
+    let owner = apply::Manager {
+        name: &manager,
+        api_version: &api_version,
+        subresource: subresource(part),
+        time: &time,
+    };
     let schema = cx.resource.schema();
     let reset = reset_fields(cx, part);
     let merge = |live: Option<&Value>| {
@@ -445,7 +458,7 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
     if rv.is_empty() || rv == "0" {
         if part == Part::Main && !cx.resource.strategy.allows_unconditional_update() {
             let error = field::Error::invalid(
-                &field::root("metadata").child("resourceVersion"),
+                field::root("metadata").child("resourceVersion"),
                 0,
                 "must be specified for an update",
             );
@@ -546,8 +559,14 @@ fn keep(obj: &mut Value, old: &Value, key: &str) {
 
 /// Metadata that no client may change.
 fn keep_identity(obj: &mut Value, old: &Value) {
-    const SERVERS_OWN: [&str; 6] =
-        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"];
+    const SERVERS_OWN: [&str; 6] = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "resourceVersion",
+    ];
     let empty = json!({});
     let before = old.get("metadata").unwrap_or(&empty);
     for key in SERVERS_OWN {
@@ -566,7 +585,10 @@ fn keep_all_but_status(cx: &Context, obj: &mut Value, old: &Value) {
     let mut meta = object::meta(obj).clone();
     let mut base = old.clone();
     let labels_may_change = cx.resource.group.is_empty();
-    for key in ["managedFields", "resourceVersion"].iter().chain(labels_may_change.then_some(&["labels", "annotations"]).into_iter().flatten()) {
+    for key in ["managedFields", "resourceVersion"]
+        .iter()
+        .chain(labels_may_change.then_some(&["labels", "annotations"]).into_iter().flatten())
+    {
         match meta.remove(*key) {
             Some(value) => object::set(&mut base, &["metadata", key], value),
             None => {
@@ -592,7 +614,9 @@ fn bump_generation(cx: &Context, obj: &mut Value, old: &Value) {
         let (new, old) = (obj.as_object().unwrap_or(&empty), old.as_object().unwrap_or(&empty));
         let relevant = |key: &str| !matches!(key, "metadata" | "status");
         let status_counts = cx.resource.custom.is_some() && !cx.resource.has("status");
-        let differs = |key: &String| (relevant(key) || (status_counts && key == "status")) && new.get(key) != old.get(key);
+        let differs = |key: &String| {
+            (relevant(key) || (status_counts && key == "status")) && new.get(key) != old.get(key)
+        };
         new.keys().chain(old.keys()).any(differs)
     };
     let deletion_begins = is_deleting(obj) && !is_deleting(old);

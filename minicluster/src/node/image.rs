@@ -49,7 +49,8 @@ impl Builder {
     /// # Errors
     /// [`ImageError::Program`].
     pub fn busybox(program: &Path) -> Result<Self, ImageError> {
-        let bytes = fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
+        let bytes =
+            fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
         let listed = std::process::Command::new(program).arg("--list").output();
         let listed = listed.map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
         let applets = String::from_utf8_lossy(&listed.stdout);
@@ -62,7 +63,10 @@ impl Builder {
         Ok(Self {
             files: vec![
                 ("bin/busybox".to_owned(), bytes, 0o755),
-                text("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+                text(
+                    "etc/passwd",
+                    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+                ),
                 text("etc/group", "root:x:0:\nnobody:x:65534:\n"),
             ],
             links,
@@ -77,13 +81,18 @@ impl Builder {
     /// # Errors
     /// [`ImageError::Program`].
     pub fn pause(program: &Path) -> Result<Self, ImageError> {
-        let bytes = fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
+        let bytes =
+            fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
         let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
         Ok(Self {
             files: vec![("pause".to_owned(), bytes, 0o755)],
             links: vec![("sh".to_owned(), "/pause".to_owned()), ("sleep".to_owned(), "/pause".to_owned())],
             // The applet's name decides; `trap` ends it at once when the sandbox is stopped.
-            entrypoint: own(&["/sh", "-c", "trap 'exit 0' TERM INT; while :; do /sleep 2147483 & wait $!; done"]),
+            entrypoint: own(&[
+                "/sh",
+                "-c",
+                "trap 'exit 0' TERM INT; while :; do /sleep 2147483 & wait $!; done",
+            ]),
             user: "65535:65535".to_owned(),
             ..Self::default()
         })
@@ -110,7 +119,12 @@ impl Builder {
         let mut archive = tar::Builder::new(Vec::new());
         file(&mut archive, "layer.tar", &layer, 0o644)?;
         file(&mut archive, &config_name, &config, 0o644)?;
-        file(&mut archive, "manifest.json", &serde_json::to_vec(&manifest).expect("JSON into memory"), 0o644)?;
+        file(
+            &mut archive,
+            "manifest.json",
+            &serde_json::to_vec(&manifest).expect("JSON into memory"),
+            0o644,
+        )?;
         Ok(archive.into_inner()?)
     }
 

@@ -104,7 +104,7 @@ async fn lease_updates(store: &Store, total: usize) -> f64 {
                 for i in 0..total / WRITERS {
                     // 16 nodes a writer: about a thousand leases renewed over and over.
                     let key: Arc<str> = format!("/registry/leases/kube-node-lease/node-{w}").into();
-                    let value = format!("{:0>400}", i);
+                    let value = format!("{i:0>400}");
                     let txn = Txn::put(key, Payload::plain(value), revision);
                     if let minicluster_store::Outcome::Committed { revision: r, .. } =
                         store.txn(txn).await.expect("a write")
@@ -124,7 +124,8 @@ async fn lease_updates(store: &Store, total: usize) -> f64 {
 fn main() {
     let updates = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(1_000_000);
     let root = std::env::temp_dir().join(format!("minicluster-engines-{}", std::process::id()));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("tokio");
     println!("| engine | 1 writer/s | 8 writers/s | 64 writers/s | {updates} lease updates/s | size after |");
     println!("|---|---|---|---|---|---|");
     for name in ["fjall", "redb"] {

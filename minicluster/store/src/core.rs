@@ -32,7 +32,8 @@ pub(crate) struct Lease {
 impl State {
     /// Applies one transaction; appends what changed to `events`.
     pub(crate) fn stage(&mut self, txn: &Txn, events: &mut Vec<Event>) -> Result<Outcome, StoreError> {
-        let holds = |c: &crate::Compare| self.entries.get(&c.key).map_or(0, |e| e.mod_revision) == c.mod_revision;
+        let holds =
+            |c: &crate::Compare| self.entries.get(&c.key).map_or(0, |e| e.mod_revision) == c.mod_revision;
         if !txn.compares.iter().all(holds) {
             let current = txn.compares.iter().map(|c| self.entries.get(&c.key).cloned()).collect();
             return Ok(Outcome::Conflict { current });

@@ -58,7 +58,10 @@ impl History {
     }
 
     /// The events after `revision`, oldest first.
-    pub(crate) fn after(&self, revision: Revision) -> Result<impl DoubleEndedIterator<Item = &Event>, RangeError> {
+    pub(crate) fn after(
+        &self,
+        revision: Revision,
+    ) -> Result<impl DoubleEndedIterator<Item = &Event>, RangeError> {
         if revision < self.floor {
             return Err(RangeError::Compacted { floor: self.floor });
         }

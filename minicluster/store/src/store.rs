@@ -345,7 +345,10 @@ impl Inner {
         let mut topics = self.topics.write();
         let floor = topics.floor;
         let topic = topics.by_name.entry(name.into()).or_insert_with(|| {
-            Arc::new(Topic { history: RwLock::new(History::starting_at(floor)), wake: watch::Sender::new(()) })
+            Arc::new(Topic {
+                history: RwLock::new(History::starting_at(floor)),
+                wake: watch::Sender::new(()),
+            })
         });
         Arc::clone(topic)
     }
@@ -355,7 +358,12 @@ impl Inner {
             Some(name) => vec![self.topic(name)],
             None => {
                 let topics = self.topics.read();
-                topics.by_name.iter().filter(|(n, _)| n.starts_with(prefix)).map(|(_, t)| Arc::clone(t)).collect()
+                topics
+                    .by_name
+                    .iter()
+                    .filter(|(n, _)| n.starts_with(prefix))
+                    .map(|(_, t)| Arc::clone(t))
+                    .collect()
             }
         }
     }
@@ -429,7 +437,7 @@ fn write_loop(
         match committed {
             Ok(()) => {
                 inner.publish(&state, batch.events);
-                if batches % DISK_BYTES_EVERY == 0 {
+                if batches.is_multiple_of(DISK_BYTES_EVERY) {
                     inner.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
                 }
                 batches += 1;

@@ -27,7 +27,10 @@ pub struct Watcher {
 
 impl std::fmt::Debug for Watcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Watcher").field("prefix", &self.prefix).field("cursor", &self.cursor).finish_non_exhaustive()
+        f.debug_struct("Watcher")
+            .field("prefix", &self.prefix)
+            .field("cursor", &self.cursor)
+            .finish_non_exhaustive()
     }
 }
 

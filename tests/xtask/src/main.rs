@@ -47,7 +47,8 @@ fn main() -> anyhow::Result<()> {
         Command::Test { no_containers } => test::run(!no_containers),
         Command::Bench => test::bench(),
         Command::Facts { definitions } => {
-            let text = std::fs::read_to_string(&definitions).with_context(|| definitions.display().to_string())?;
+            let text =
+                std::fs::read_to_string(&definitions).with_context(|| definitions.display().to_string())?;
             let table = facts::render(&serde_json::from_str(&text)?);
             std::fs::write(host::root().join("crd/src/schema/builtin.txt"), table)?;
             Ok(())

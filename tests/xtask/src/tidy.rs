@@ -57,7 +57,8 @@ fn file(path: &Path, text: &str) -> Vec<String> {
         complain(format!("{lines} lines are more than {LINES_MAX}: two ideas, perhaps"));
     }
     for (i, line) in text.lines().enumerate() {
-        let unfinished = ["todo!(", "unimplemented!(", "#[ignore"].iter().any(|w| line.trim_start().starts_with(w));
+        let unfinished =
+            ["todo!(", "unimplemented!(", "#[ignore"].iter().any(|w| line.trim_start().starts_with(w));
         if unfinished || line.ends_with(' ') {
             complain(format!("line {}: unfinished, skipped or untidy", i + 1));
         }

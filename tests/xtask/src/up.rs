@@ -68,7 +68,9 @@ pub(crate) fn up(options: &Options) -> anyhow::Result<()> {
 /// Ends what `--detach` left running.
 pub(crate) fn down() -> anyhow::Result<()> {
     let state = Path::new(STATE);
-    let Ok(pids) = fs::read_to_string(state) else { bail!("no cluster was left running by `cargo xtask up --detach`") };
+    let Ok(pids) = fs::read_to_string(state) else {
+        bail!("no cluster was left running by `cargo xtask up --detach`")
+    };
     let mut lines = pids.lines();
     let binary = lines.next().unwrap_or_default().to_owned();
     for pid in lines {
@@ -95,7 +97,8 @@ pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
         command.arg("--release");
     }
     host::run(&mut command)?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| host::root().join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| host::root().join("target"), PathBuf::from);
     Ok(target.join(if release { "release" } else { "debug" }).join("minicluster"))
 }
 
@@ -329,7 +332,8 @@ impl Drop for Cluster {
 fn unmount_below(dir: &Path) {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let prefix = format!("{}/", dir.display());
-    for target in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|t| t.starts_with(&prefix)) {
+    for target in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|t| t.starts_with(&prefix))
+    {
         let _ = Command::new("umount").args(["-l", target]).status();
     }
 }

@@ -40,7 +40,10 @@ impl Places {
         let asks = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty() || !pod.preferences.is_empty();
         for at in 0..snapshot.len() {
             // Most pods and most nodes have nothing to do with each other.
-            if !asks && snapshot.with_anti_affinity[at] == 0 && snapshot.pods[at].iter().all(|p| p.preferences.is_empty()) {
+            if !asks
+                && snapshot.with_anti_affinity[at] == 0
+                && snapshot.pods[at].iter().all(|p| p.preferences.is_empty())
+            {
                 continue;
             }
             for existing in &snapshot.pods[at] {
@@ -105,5 +108,8 @@ pub(super) fn filter(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
 
 pub(super) fn score(cycle: &Cycle<'_>, at: Index) -> i64 {
     let scores = cycle.places().scores.iter();
-    scores.filter(|((key, value), _)| cycle.snapshot.label(at, key) == Some(value.as_str())).map(|(_, s)| s).sum()
+    scores
+        .filter(|((key, value), _)| cycle.snapshot.label(at, key) == Some(value.as_str()))
+        .map(|(_, s)| s)
+        .sum()
 }

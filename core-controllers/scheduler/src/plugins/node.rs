@@ -3,7 +3,11 @@
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
 use super::{Refusal, SCORE_MAX, refuse};
-use crate::{cycle::Cycle, pod::PodInfo, snapshot::{Index, Snapshot}};
+use crate::{
+    cycle::Cycle,
+    pod::PodInfo,
+    snapshot::{Index, Snapshot},
+};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 /// Images smaller or larger than these count as none or as everything.
@@ -14,11 +18,8 @@ pub(super) fn unschedulable(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
     if !cycle.snapshot.unschedulable[at] {
         return None;
     }
-    let taint = Taint {
-        key: UNSCHEDULABLE_TAINT.to_owned(),
-        effect: "NoSchedule".to_owned(),
-        ..Taint::default()
-    };
+    let taint =
+        Taint { key: UNSCHEDULABLE_TAINT.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
     if cycle.pod.tolerations().iter().any(|t| tolerates(t, &taint)) {
         return None;
     }
@@ -69,11 +70,13 @@ pub(super) fn prefer_no_taints(cycle: &Cycle<'_>, at: Index) -> i64 {
 
 /// True when the pod's node selector and required node affinity hold.
 pub(crate) fn matches_affinity(pod: &PodInfo, snapshot: &Snapshot, at: Index) -> bool {
-    let selected = pod.node_selector().is_none_or(|labels| {
-        labels.iter().all(|(k, v)| snapshot.label(at, k) == Some(v.as_str()))
-    });
+    let selected = pod
+        .node_selector()
+        .is_none_or(|labels| labels.iter().all(|(k, v)| snapshot.label(at, k) == Some(v.as_str())));
     selected
-        && pod.node_affinity().is_none_or(|n| n.node_selector_terms.iter().any(|t| matches_term(t, snapshot, at)))
+        && pod
+            .node_affinity()
+            .is_none_or(|n| n.node_selector_terms.iter().any(|t| matches_term(t, snapshot, at)))
 }
 
 fn matches_term(term: &NodeSelectorTerm, snapshot: &Snapshot, at: Index) -> bool {
@@ -110,7 +113,12 @@ pub(super) fn affinity(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
 
 /// The weights of the preferences that hold.
 pub(super) fn preferred(cycle: &Cycle<'_>, at: Index) -> i64 {
-    cycle.pod.preferred_nodes().filter(|(_, t)| matches_term(t, cycle.snapshot, at)).map(|(weight, _)| weight).sum()
+    cycle
+        .pod
+        .preferred_nodes()
+        .filter(|(_, t)| matches_term(t, cycle.snapshot, at))
+        .map(|(weight, _)| weight)
+        .sum()
 }
 
 pub(super) fn ports(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {

@@ -34,21 +34,22 @@ pub(super) fn fit(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
 
 /// CPU and memory as (wanted in total with this pod, allocatable).
 fn usage(cycle: &Cycle<'_>, at: Index) -> [(i64, i64); 2] {
-    let (have, taken, want) = (&cycle.snapshot.allocatable[at], &cycle.snapshot.scored[at], &cycle.pod.scored);
+    let (have, taken, want) =
+        (&cycle.snapshot.allocatable[at], &cycle.snapshot.scored[at], &cycle.pod.scored);
     [(taken.milli_cpu + want.milli_cpu, have.milli_cpu), (taken.memory + want.memory, have.memory)]
 }
 
 /// The emptier, the better.
 pub(super) fn least_allocated(cycle: &Cycle<'_>, at: Index) -> i64 {
-    let scores = usage(cycle, at).map(|(used, have)| {
-        if have == 0 || used > have { 0 } else { (have - used) * SCORE_MAX / have }
-    });
+    let scores = usage(cycle, at)
+        .map(|(used, have)| if have == 0 || used > have { 0 } else { (have - used) * SCORE_MAX / have });
     scores.iter().sum::<i64>() / 2
 }
 
 /// The more alike the used fractions of CPU and memory, the better.
 pub(super) fn balanced(cycle: &Cycle<'_>, at: Index) -> i64 {
-    let (have, taken, want) = (&cycle.snapshot.allocatable[at], &cycle.snapshot.requested[at], &cycle.pod.requests);
+    let (have, taken, want) =
+        (&cycle.snapshot.allocatable[at], &cycle.snapshot.requested[at], &cycle.pod.requests);
     if want.milli_cpu == 0 && want.memory == 0 {
         return 0;
     }

@@ -29,7 +29,8 @@ struct Domains {
 impl Counts {
     /// Counts.
     pub fn new(pod: &PodInfo, snapshot: &Snapshot) -> Self {
-        let (hard, soft) = pod.spread.iter().map(|s| domains(pod, s, snapshot)).partition(|d: &Domains| d.spread.hard);
+        let (hard, soft) =
+            pod.spread.iter().map(|s| domains(pod, s, snapshot)).partition(|d: &Domains| d.spread.hard);
         Self { hard, soft }
     }
 }
@@ -56,7 +57,11 @@ fn domains(pod: &PodInfo, spread: &Spread, snapshot: &Snapshot) -> Domains {
 pub(super) fn filter(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
     for domains in &cycle.spread().hard {
         let Some(value) = cycle.snapshot.label(at, &domains.spread.topology_key) else {
-            return refuse(NAME, "node(s) didn't match pod topology spread constraints (missing required label)", true);
+            return refuse(
+                NAME,
+                "node(s) didn't match pod topology spread constraints (missing required label)",
+                true,
+            );
         };
         let count = domains.counts.get(value).copied().unwrap_or(0);
         if count + i64::from(domains.matches_self) - domains.min > domains.spread.max_skew {

@@ -25,7 +25,12 @@ pub(super) fn taint_not_ready(node: &mut Value) {
 }
 
 /// A kubelet writes its own node, its own lease and the pods bound to it, and nothing else of these kinds.
-pub(super) fn restrict(cx: &Context, op: Operation, obj: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+pub(super) fn restrict(
+    cx: &Context,
+    op: Operation,
+    obj: Option<&Value>,
+    old: Option<&Value>,
+) -> ApiResult<()> {
     let Some(node) = cx.user.name.strip_prefix(NODE_USER) else { return Ok(()) };
     if !cx.user.is_in(NODES_GROUP) {
         return Ok(());
@@ -47,10 +52,14 @@ pub(super) fn restrict(cx: &Context, op: Operation, obj: Option<&Value>, old: Op
             let target = obj.or(old);
             let name = target.map_or("", object::name);
             if cx.info.namespace != "kube-node-lease" {
-                return refuse("can only access leases in the \"kube-node-lease\" system namespace".to_owned());
+                return refuse(
+                    "can only access leases in the \"kube-node-lease\" system namespace".to_owned(),
+                );
             }
             if name != node {
-                return refuse("can only access node lease with the same name as the requesting node".to_owned());
+                return refuse(
+                    "can only access node lease with the same name as the requesting node".to_owned(),
+                );
             }
             Ok(())
         }
@@ -69,12 +78,14 @@ fn restrict_pod(
     obj: Option<&Value>,
     old: Option<&Value>,
 ) -> ApiResult<()> {
-    let bound_to = |pod: Option<&Value>| pod.map_or("", |p| object::text(p, &["spec", "nodeName"])).to_owned();
+    let bound_to =
+        |pod: Option<&Value>| pod.map_or("", |p| object::text(p, &["spec", "nodeName"])).to_owned();
     let refuse = |why: String| Err(ApiError::forbidden(&cx.resource, &cx.info.name, why));
     match op {
         Operation::Create => {
             let is_mirror = obj.is_some_and(|p| {
-                object::at(p, &["metadata", "annotations"]).is_some_and(|a| a.get("kubernetes.io/config.mirror").is_some())
+                object::at(p, &["metadata", "annotations"])
+                    .is_some_and(|a| a.get("kubernetes.io/config.mirror").is_some())
             });
             if !is_mirror {
                 return refuse(format!(
@@ -83,13 +94,15 @@ fn restrict_pod(
                 ));
             }
             if bound_to(obj) != node {
-                return refuse(format!("node \"{node}\" can only create pods with spec.nodeName set to itself"));
+                return refuse(format!(
+                    "node \"{node}\" can only create pods with spec.nodeName set to itself"
+                ));
             }
             Ok(())
         }
-        Operation::Update if bound_to(old) != node => {
-            refuse(format!("node \"{node}\" can only update pod status for pods with spec.nodeName set to itself"))
-        }
+        Operation::Update if bound_to(old) != node => refuse(format!(
+            "node \"{node}\" can only update pod status for pods with spec.nodeName set to itself"
+        )),
         Operation::Delete if bound_to(old) != node => {
             refuse(format!("node \"{node}\" can only delete pods with spec.nodeName set to itself"))
         }

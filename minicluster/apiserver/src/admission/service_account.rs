@@ -16,8 +16,8 @@ const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// Assigns the service account, its pull secrets and its token.
 pub(super) fn assign(cx: &Context, pod: &mut Value) -> ApiResult<()> {
-    let is_mirror = object::at(pod, &["metadata", "annotations"])
-        .is_some_and(|a| a.get(MIRROR_ANNOTATION).is_some());
+    let is_mirror =
+        object::at(pod, &["metadata", "annotations"]).is_some_and(|a| a.get(MIRROR_ANNOTATION).is_some());
     if is_mirror {
         return mirror(cx, pod);
     }
@@ -61,15 +61,14 @@ fn mirror(cx: &Context, pod: &Value) -> ApiResult<()> {
 
 fn mount_token(cx: &Context, pod: &mut Value) {
     let volumes = object::list(pod, &["spec", "volumes"]);
-    let existing = volumes
-        .iter()
-        .map(object_name)
-        .find(|n| n.starts_with("kube-api-access-"))
-        .map(str::to_owned);
+    let existing =
+        volumes.iter().map(object_name).find(|n| n.starts_with("kube-api-access-")).map(str::to_owned);
     let name = existing.clone().unwrap_or_else(|| format!("kube-api-access-{}", cx.api.random_suffix()));
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        let Some(containers) = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut) else { continue };
+        let Some(containers) = pod.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut) else {
+            continue;
+        };
         for container in containers {
             let mounts = object::list(container, &["volumeMounts"]);
             if mounts.iter().any(|m| object::text(m, &["mountPath"]) == MOUNT_PATH) {

@@ -26,8 +26,11 @@ pub(super) fn objects() -> Vec<Wanted> {
             }
             ["bind", name, subjects @ ..] => bindings.push(binding(name, subjects)),
             ["include", names @ ..] => {
-                let included: Vec<Rule> =
-                    roles.iter().filter(|(n, ..)| names.contains(n)).flat_map(|(.., rules)| rules.clone()).collect();
+                let included: Vec<Rule> = roles
+                    .iter()
+                    .filter(|(n, ..)| names.contains(n))
+                    .flat_map(|(.., rules)| rules.clone())
+                    .collect();
                 roles.last_mut().expect("a rule follows its role").2.extend(included);
             }
             _ => roles.last_mut().expect("a rule follows its role").2.push(rule(line)),
@@ -128,11 +131,21 @@ mod tests {
     #[test]
     fn every_binding_names_a_role_of_the_table_and_every_role_says_something() {
         let all = objects();
-        let names: Vec<&str> = all.iter().filter(|(_, o)| o["rules"].is_array()).map(|(_, o)| o["metadata"]["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> = all
+            .iter()
+            .filter(|(_, o)| o["rules"].is_array())
+            .map(|(_, o)| o["metadata"]["name"].as_str().unwrap())
+            .collect();
         for (_, object) in &all {
             match object["roleRef"]["name"].as_str() {
                 Some(role) => assert!(names.contains(&role), "{role}"),
-                None => assert!(!object["rules"].as_array().unwrap().is_empty(), "{}", object["metadata"]["name"]),
+                None => {
+                    assert!(
+                        !object["rules"].as_array().unwrap().is_empty(),
+                        "{}",
+                        object["metadata"]["name"]
+                    );
+                }
             }
         }
         let admin = all.iter().find(|(_, o)| o["metadata"]["name"] == "admin").unwrap();

@@ -62,7 +62,11 @@ fn validate_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
     errors.extend(pod_spec::validate(pod, &template.child("spec")));
     let restart = object::text(pod, &["restartPolicy"]);
     if matches!(restart, "OnFailure" | "Never") {
-        errors.push(Error::not_supported(template.child("spec").child("restartPolicy"), restart, &["Always"]));
+        errors.push(Error::not_supported(
+            template.child("spec").child("restartPolicy"),
+            restart,
+            &["Always"],
+        ));
     }
     if object::at(pod, &["activeDeadlineSeconds"]).is_some() {
         let detail = format!("activeDeadlineSeconds in {} is not Supported", capital(kind));
@@ -93,7 +97,9 @@ pub(super) fn validate_labels(spec: &Value, path: &Path, errors: &mut ErrorList)
     let labels = object::at(spec, &["template", "metadata", "labels"]).and_then(Value::as_object);
     for (key, value) in labels.into_iter().flatten() {
         let at = path.child("labels");
-        errors.extend(name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)));
+        errors.extend(
+            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)),
+        );
         let value = value.as_str().unwrap_or_default();
         errors.extend(name::label_value_faults(value).into_iter().map(|why| Error::invalid(&at, value, why)));
     }
@@ -206,7 +212,10 @@ fn validate_strategy(spec: &Value, path: &Path, errors: &mut ErrorList) {
         "Recreate" => {}
         "RollingUpdate" => {
             let Some(rolling) = rolling else {
-                errors.push(Error::required(path.child("rollingUpdate"), "this should be defaulted and never be nil"));
+                errors.push(Error::required(
+                    path.child("rollingUpdate"),
+                    "this should be defaulted and never be nil",
+                ));
                 return;
             };
             let at = path.child("rollingUpdate");
@@ -215,7 +224,11 @@ fn validate_strategy(spec: &Value, path: &Path, errors: &mut ErrorList) {
             let up = count_or_percent(surge, &at.child("maxSurge"), errors);
             if down == Some(0) && up == Some(0) {
                 let given = unavailable.cloned().unwrap_or_default();
-                errors.push(Error::invalid(at.child("maxUnavailable"), given, "may not be 0 when `maxSurge` is 0"));
+                errors.push(Error::invalid(
+                    at.child("maxUnavailable"),
+                    given,
+                    "may not be 0 when `maxSurge` is 0",
+                ));
             }
             is_hundred_at_most(unavailable, &at.child("maxUnavailable"), errors);
         }
@@ -275,7 +288,9 @@ fn replica_columns() -> Vec<Column> {
 impl Strategy for ReplicationController {
     fn default(&self, obj: &mut Value) {
         default_template(obj);
-        let Some(labels) = object::at(obj, &["spec", "template", "metadata", "labels"]).cloned() else { return };
+        let Some(labels) = object::at(obj, &["spec", "template", "metadata", "labels"]).cloned() else {
+            return;
+        };
         if object::at(obj, &["spec", "selector"]).is_none() {
             object::set(obj, &["spec", "selector"], labels.clone());
         }
@@ -395,7 +410,8 @@ impl Strategy for StatefulSet {
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
-        let mut out = vec![columns::made("Ready", |o| ready_of(o, &["status", "readyReplicas"])), columns::age()];
+        let mut out =
+            vec![columns::made("Ready", |o| ready_of(o, &["status", "readyReplicas"])), columns::age()];
         out.extend(columns::template(&["spec", "selector"]).into_iter().take(2));
         Some(out)
     }
@@ -413,8 +429,7 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
-        let zero =
-            json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0});
+        let zero = json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0});
         object::set(obj, &["status"], zero);
     }
 
@@ -485,11 +500,14 @@ impl Strategy for ControllerRevision {
     fn columns(&self) -> Option<Vec<Column>> {
         let controller = |obj: &Value| {
             let owners = object::list(obj, &["metadata", "ownerReferences"]);
-            let Some(owner) = owners.iter().find(|o| object::at(o, &["controller"]) == Some(&Value::Bool(true))) else {
+            let Some(owner) =
+                owners.iter().find(|o| object::at(o, &["controller"]) == Some(&Value::Bool(true)))
+            else {
                 return "<none>".to_owned();
             };
             let kind = object::text(owner, &["kind"]).to_lowercase();
-            let group = object::text(owner, &["apiVersion"]).split_once('/').map(|(group, _)| format!(".{group}"));
+            let group =
+                object::text(owner, &["apiVersion"]).split_once('/').map(|(group, _)| format!(".{group}"));
             format!("{kind}{}/{}", group.unwrap_or_default(), object::text(owner, &["name"]))
         };
         Some(vec![
@@ -520,7 +538,10 @@ mod tests {
     fn deployments_default_and_pass() {
         let mut obj = deployment();
         Deployment.default(&mut obj);
-        assert_eq!(obj["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": "25%", "maxUnavailable": "25%"}));
+        assert_eq!(
+            obj["spec"]["strategy"]["rollingUpdate"],
+            json!({"maxSurge": "25%", "maxUnavailable": "25%"})
+        );
         assert_eq!(faults(&Deployment, &obj), "");
     }
 
@@ -544,7 +565,10 @@ mod tests {
         obj["spec"].as_object_mut().unwrap().remove("selector");
         assert_eq!(faults(&ReplicaSet, &obj), "spec.selector: Required value\n");
         obj["spec"]["selector"] = json!({});
-        assert_eq!(faults(&ReplicaSet, &obj), "spec.selector: Invalid value: {}: empty selector is invalid for replicaset\n");
+        assert_eq!(
+            faults(&ReplicaSet, &obj),
+            "spec.selector: Invalid value: {}: empty selector is invalid for replicaset\n"
+        );
     }
 
     #[test]
@@ -556,6 +580,9 @@ mod tests {
         new["spec"]["template"]["metadata"]["labels"]["a"] = json!("c");
         let errors: Vec<String> =
             Deployment.validate_update(Part::Main, &new, &old).iter().map(ToString::to_string).collect();
-        assert_eq!(errors, ["spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"c\"}}: field is immutable"]);
+        assert_eq!(
+            errors,
+            ["spec.selector: Invalid value: {\"matchLabels\":{\"a\":\"c\"}}: field is immutable"]
+        );
     }
 }

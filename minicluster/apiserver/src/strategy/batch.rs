@@ -121,11 +121,20 @@ fn generate_selector(obj: &mut Value) {
 }
 
 fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex", "maxFailedIndexes"] {
+    for field in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
         not_negative(spec, field, path, errors);
     }
     one_of(spec, "completionMode", &[INDEXED, "NonIndexed"], path, errors);
-    if object::text(spec, &["completionMode"]) == INDEXED && object::number(spec, &["completions"]).is_none() {
+    if object::text(spec, &["completionMode"]) == INDEXED && object::number(spec, &["completions"]).is_none()
+    {
         let detail = "when completion mode is Indexed";
         errors.push(Error::required(path.child("completions"), detail));
     }
@@ -155,7 +164,11 @@ fn job_status(obj: &Value) -> String {
     if object::is_deleting(obj) {
         return "Terminating".to_owned();
     }
-    let kinds = [("Suspended", "Suspended"), ("FailureTarget", "FailureTarget"), ("SuccessCriteriaMet", "SuccessCriteriaMet")];
+    let kinds = [
+        ("Suspended", "Suspended"),
+        ("FailureTarget", "FailureTarget"),
+        ("SuccessCriteriaMet", "SuccessCriteriaMet"),
+    ];
     let found = kinds.into_iter().find(|(kind, _)| condition(obj, kind).is_some());
     found.map_or("Running", |(_, text)| text).to_owned()
 }
@@ -239,7 +252,8 @@ impl Strategy for CronJob {
         };
         let joined = |field: &'static str| {
             move |obj: &Value| {
-                let containers = object::list(obj, &["spec", "jobTemplate", "spec", "template", "spec", "containers"]);
+                let containers =
+                    object::list(obj, &["spec", "jobTemplate", "spec", "template", "spec", "containers"]);
                 let texts: Vec<&str> = containers.iter().map(|c| object::text(c, &[field])).collect();
                 Value::from(texts.join(","))
             }
@@ -258,14 +272,18 @@ impl Strategy for CronJob {
             columns::age(),
             Column::new("Containers", joined("name")).wide(),
             Column::new("Images", joined("image")).wide(),
-            columns::made("Selector", |o| columns::selector(object::at(o, &["spec", "jobTemplate", "spec", "selector"]))).wide(),
+            columns::made("Selector", |o| {
+                columns::selector(object::at(o, &["spec", "jobTemplate", "spec", "selector"]))
+            })
+            .wide(),
         ])
     }
 }
 
 /// A schedule of five fields, or one of the names for one.
 fn check_schedule(schedule: &str) -> Result<(), String> {
-    const NAMES: [&str; 7] = ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
+    const NAMES: [&str; 7] =
+        ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
     if NAMES.contains(&schedule) || schedule.starts_with("@every ") {
         return Ok(());
     }
@@ -277,9 +295,11 @@ fn check_schedule(schedule: &str) -> Result<(), String> {
         return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
     }
     let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-    fields.iter().zip(bounds).enumerate().try_for_each(|(i, (text, bounds))| {
-        text.split(',').try_for_each(|part| check_part(part, bounds, i))
-    })
+    fields
+        .iter()
+        .zip(bounds)
+        .enumerate()
+        .try_for_each(|(i, (text, bounds))| text.split(',').try_for_each(|part| check_part(part, bounds, i)))
 }
 
 fn check_part(part: &str, (low, high): (u32, u32), field: usize) -> Result<(), String> {
@@ -296,7 +316,9 @@ fn check_part(part: &str, (low, high): (u32, u32), field: usize) -> Result<(), S
         if let Some(place) = names.iter().position(|name| *name == lower) {
             return Ok(place as u32 + low);
         }
-        text.parse().map_err(|_| format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax"))
+        text.parse().map_err(|_| {
+            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
+        })
     };
     let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
     if let Some(step) = step
@@ -335,12 +357,18 @@ mod tests {
         Job.prepare_create(&mut job);
         assert_eq!(job["spec"]["completions"], 1);
         assert_eq!(job["spec"]["backoffLimit"], 6);
-        assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+        assert_eq!(
+            job["spec"]["selector"],
+            json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}})
+        );
         assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
         assert_eq!(Job.validate(&job), []);
         job["spec"]["template"]["spec"]["restartPolicy"] = json!("Always");
         let texts: Vec<String> = Job.validate(&job).iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]);
+        assert_eq!(
+            texts,
+            ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
+        );
     }
 
     #[test]
@@ -348,7 +376,8 @@ mod tests {
         for good in ["* * * * *", "*/5 0-3 1,15 jan-mar mon", "@hourly", "@every 1h", "0 0 ? * *"] {
             assert_eq!(check_schedule(good), Ok(()), "{good}");
         }
-        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "x * * * *", "5-1 * * * *", "@never", "* * 0 * *"] {
+        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "x * * * *", "5-1 * * * *", "@never", "* * 0 * *"]
+        {
             assert!(check_schedule(bad).is_err(), "{bad}");
         }
         assert_eq!(check_schedule("* * *").unwrap_err(), "expected exactly 5 fields, found 3: [* * *]");

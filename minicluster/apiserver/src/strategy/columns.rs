@@ -64,7 +64,8 @@ pub(crate) fn template(selector_path: &'static [&'static str]) -> [Column; 3] {
     const CONTAINERS: [&str; 4] = ["spec", "template", "spec", "containers"];
     let joined = |field: &'static str| {
         move |obj: &Value| {
-            let texts: Vec<&str> = object::list(obj, &CONTAINERS).iter().map(|c| object::text(c, &[field])).collect();
+            let texts: Vec<&str> =
+                object::list(obj, &CONTAINERS).iter().map(|c| object::text(c, &[field])).collect();
             Value::from(texts.join(","))
         }
     };

@@ -53,7 +53,11 @@ fn validate(container: &Value, volumes: &BTreeSet<String>, path: &Path, errors: 
     if image.is_empty() {
         errors.push(Error::required(path.child("image"), ""));
     } else if image.trim() != image {
-        errors.push(Error::invalid(path.child("image"), image, "must not have leading or trailing whitespace"));
+        errors.push(Error::invalid(
+            path.child("image"),
+            image,
+            "must not have leading or trailing whitespace",
+        ));
     }
     one_of(container, "imagePullPolicy", &["Always", "IfNotPresent", "Never"], path, errors);
     one_of(container, "terminationMessagePolicy", &["FallbackToLogsOnError", "File"], path, errors);
@@ -147,7 +151,8 @@ fn environment(container: &Value, path: &Path, errors: &mut ErrorList) {
     }
     for (i, source) in object::list(container, &["envFrom"]).iter().enumerate() {
         let at = path.child("envFrom").index(i);
-        let found = ["configMapRef", "secretRef"].into_iter().filter(|field| object::at(source, &[field]).is_some());
+        let found =
+            ["configMapRef", "secretRef"].into_iter().filter(|field| object::at(source, &[field]).is_some());
         let found: Vec<&str> = found.collect();
         match found.as_slice() {
             [] => errors.push(Error::invalid(&at, "", "must specify one of: `configMapRef` or `secretRef`")),
@@ -177,7 +182,8 @@ fn value_from(variable: &Value, source: &Value, path: &Path, errors: &mut ErrorL
     let kinds = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     let found: Vec<&str> = kinds.into_iter().filter(|kind| object::at(source, &[kind]).is_some()).collect();
     if found.is_empty() {
-        let detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+        let detail =
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
         errors.push(Error::invalid(path, "", detail));
     } else if !object::text(variable, &["value"]).is_empty() {
         errors.push(Error::invalid(path, "", "may not be specified when `value` is not empty"));
@@ -226,7 +232,11 @@ fn mounts(container: &Value, volumes: &BTreeSet<String>, path: &Path, errors: &m
         let sub = object::text(mount, &["subPath"]);
         let sub_expression = object::text(mount, &["subPathExpr"]);
         if !sub.is_empty() && !sub_expression.is_empty() {
-            errors.push(Error::invalid(at.child("subPathExpr"), sub_expression, "subPathExpr and subPath are mutually exclusive"));
+            errors.push(Error::invalid(
+                at.child("subPathExpr"),
+                sub_expression,
+                "subPathExpr and subPath are mutually exclusive",
+            ));
         }
         for (field, value) in [("subPath", sub), ("subPathExpr", sub_expression)] {
             relative_path(value, &at.child(field), errors);
@@ -248,14 +258,23 @@ pub(super) fn relative_path(value: &str, path: &Path, errors: &mut ErrorList) {
 /// Requests and limits, of containers, pods and claims.
 pub(crate) fn validate_resources(resources: &Value, path: &Path, errors: &mut ErrorList) {
     for list in ["limits", "requests"] {
-        for (resource, value) in object::at(resources, &[list]).and_then(Value::as_object).into_iter().flatten() {
+        for (resource, value) in
+            object::at(resources, &[list]).and_then(Value::as_object).into_iter().flatten()
+        {
             let at = path.child(list).key(resource);
             resource_name(resource, &at, errors);
             match Quantity::from_json(value) {
                 Ok(quantity) if quantity.signum() < 0 => {
-                    errors.push(Error::invalid(&at, quantity.to_string(), "must be greater than or equal to 0"));
+                    errors.push(Error::invalid(
+                        &at,
+                        quantity.to_string(),
+                        "must be greater than or equal to 0",
+                    ));
                 }
-                Ok(quantity) if !matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage") && !is_whole(resource, &quantity) => {
+                Ok(quantity)
+                    if !matches!(resource.as_str(), "cpu" | "memory" | "ephemeral-storage")
+                        && !is_whole(resource, &quantity) =>
+                {
                     errors.push(Error::invalid(&at, quantity.to_string(), "must be an integer"));
                 }
                 Ok(_) => {}
@@ -266,8 +285,12 @@ pub(crate) fn validate_resources(resources: &Value, path: &Path, errors: &mut Er
     let quantity = |list: &str, resource: &str| {
         object::at(resources, &[list, resource]).and_then(|value| Quantity::from_json(value).ok())
     };
-    for resource in object::at(resources, &["requests"]).and_then(Value::as_object).into_iter().flatten().map(|(k, _)| k) {
-        let (Some(request), limit) = (quantity("requests", resource), quantity("limits", resource)) else { continue };
+    for resource in
+        object::at(resources, &["requests"]).and_then(Value::as_object).into_iter().flatten().map(|(k, _)| k)
+    {
+        let (Some(request), limit) = (quantity("requests", resource), quantity("limits", resource)) else {
+            continue;
+        };
         let at = path.child("requests");
         match limit {
             Some(limit) if may_overcommit(resource) && request > limit => {
@@ -279,7 +302,10 @@ pub(crate) fn validate_resources(resources: &Value, path: &Path, errors: &mut Er
                 errors.push(Error::invalid(&at, request.to_string(), detail));
             }
             None if !may_overcommit(resource) => {
-                errors.push(Error::required(path.child("limits"), "Limit must be set for non overcommitable resources"));
+                errors.push(Error::required(
+                    path.child("limits"),
+                    "Limit must be set for non overcommitable resources",
+                ));
             }
             _ => {}
         }
@@ -313,7 +339,9 @@ fn probes(container: &Value, path: &Path, errors: &mut ErrorList) {
         let Some(probe) = object::at(container, &[field]) else { continue };
         let at = path.child(field);
         handler(probe, &at, &["exec", "httpGet", "tcpSocket", "grpc"], errors);
-        for number in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        for number in
+            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
             not_negative(probe, number, &at, errors);
         }
         let success = object::number(probe, &["successThreshold"]).unwrap_or(1);
@@ -322,9 +350,17 @@ fn probes(container: &Value, path: &Path, errors: &mut ErrorList) {
         }
         if let Some(seconds) = object::number(probe, &["terminationGracePeriodSeconds"]) {
             if field == "readinessProbe" {
-                errors.push(Error::invalid(at.child("terminationGracePeriodSeconds"), seconds, "must not be set for readinessProbes"));
+                errors.push(Error::invalid(
+                    at.child("terminationGracePeriodSeconds"),
+                    seconds,
+                    "must not be set for readinessProbes",
+                ));
             } else if seconds <= 0 {
-                errors.push(Error::invalid(at.child("terminationGracePeriodSeconds"), seconds, "must be greater than 0"));
+                errors.push(Error::invalid(
+                    at.child("terminationGracePeriodSeconds"),
+                    seconds,
+                    "must be greater than 0",
+                ));
             }
         }
     }
@@ -340,7 +376,8 @@ fn lifecycle(container: &Value, path: &Path, errors: &mut ErrorList) {
 }
 
 fn handler(value: &Value, path: &Path, kinds: &[&'static str], errors: &mut ErrorList) {
-    let found: Vec<&'static str> = kinds.iter().copied().filter(|kind| object::at(value, &[kind]).is_some()).collect();
+    let found: Vec<&'static str> =
+        kinds.iter().copied().filter(|kind| object::at(value, &[kind]).is_some()).collect();
     if found.is_empty() {
         errors.push(Error::required(path, "must specify a handler type"));
     }
@@ -370,7 +407,9 @@ fn handler(value: &Value, path: &Path, kinds: &[&'static str], errors: &mut Erro
 pub(crate) fn handler_port(port: Option<&Value>, path: &Path, errors: &mut ErrorList) {
     match port {
         Some(Value::String(text)) => {
-            errors.extend(name::port_name_faults(text).into_iter().map(|why| Error::invalid(path, text.as_str(), why)));
+            errors.extend(
+                name::port_name_faults(text).into_iter().map(|why| Error::invalid(path, text.as_str(), why)),
+            );
         }
         other => {
             let number = other.and_then(Value::as_i64).unwrap_or(0);

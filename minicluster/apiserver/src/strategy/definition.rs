@@ -41,7 +41,9 @@ impl Strategy for CustomResourceDefinition {
             .map(|version| version["name"].clone())
             .collect();
         object::set(obj, &["status", "storedVersions"], stored);
-        for (field, value) in [("conditions", json!([])), ("acceptedNames", json!({"plural": "", "kind": ""}))] {
+        for (field, value) in
+            [("conditions", json!([])), ("acceptedNames", json!({"plural": "", "kind": ""}))]
+        {
             if object::at(obj, &["status", field]).is_none() {
                 object::set(obj, &["status", field], value);
             }
@@ -110,7 +112,11 @@ fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
             let checked = if field.ends_with("ind") { lower.as_str() } else { given };
             let faults = name::dns1035_label_faults(checked);
             let detail = |why: String| {
-                if field.ends_with("ind") { format!("may have mixed case, but should otherwise match: {why}") } else { why }
+                if field.ends_with("ind") {
+                    format!("may have mixed case, but should otherwise match: {why}")
+                } else {
+                    why
+                }
             };
             errors.extend(faults.into_iter().map(|why| Error::invalid(at.child(field), given, detail(why))));
         }
@@ -118,7 +124,8 @@ fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
     for (i, short) in object::list(spec, &["names", "shortNames"]).iter().enumerate() {
         let text = short.as_str().unwrap_or_default();
         let faults = name::dns1035_label_faults(text);
-        errors.extend(faults.into_iter().map(|why| Error::invalid(at.child("shortNames").index(i), text, why)));
+        errors
+            .extend(faults.into_iter().map(|why| Error::invalid(at.child("shortNames").index(i), text, why)));
     }
     let kind = object::text(spec, &["names", "kind"]);
     if !kind.is_empty() && kind == object::text(spec, &["names", "listKind"]) {
@@ -172,9 +179,14 @@ fn printer_columns(version: &Value, path: &Path, errors: &mut ErrorList) {
         let kinds = ["boolean", "date", "integer", "number", "string"];
         let kind = object::text(column, &["type"]);
         if kind.is_empty() {
-            errors.push(Error::required(at.child("type"), "must be one of boolean,date,integer,number,string"));
+            errors
+                .push(Error::required(at.child("type"), "must be one of boolean,date,integer,number,string"));
         } else if !kinds.contains(&kind) {
-            errors.push(Error::invalid(at.child("type"), kind, "must be one of boolean,date,integer,number,string"));
+            errors.push(Error::invalid(
+                at.child("type"),
+                kind,
+                "must be one of boolean,date,integer,number,string",
+            ));
         }
         if object::text(column, &["jsonPath"]).is_empty() {
             errors.push(Error::required(at.child("jsonPath"), ""));
@@ -256,8 +268,11 @@ mod tests {
         obj["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"] = json!({"spec": {}});
         obj["spec"]["versions"][0]["storage"] = json!(false);
         obj["spec"]["versions"][0]["subresources"] = json!({"scale": {"specReplicasPath": ".status.x"}});
-        let texts: String =
-            CustomResourceDefinition.validate(&obj).iter().map(|e| format!("{}: {}\n", e.path, e.detail)).collect();
+        let texts: String = CustomResourceDefinition
+            .validate(&obj)
+            .iter()
+            .map(|e| format!("{}: {}\n", e.path, e.detail))
+            .collect();
         expect![[r#"
             spec.scope: supported values: "Cluster", "Namespaced"
             metadata.name: must be spec.names.plural+"."+spec.group

@@ -40,7 +40,9 @@ impl Strategy for Pod {
     fn validate(&self, obj: &Value) -> ErrorList {
         let spec = obj.get("spec").unwrap_or(&Value::Null);
         let mut errors = pod_spec::validate(spec, &field::root("spec"));
-        if !object::list(spec, &["ephemeralContainers"]).is_empty() && object::text(obj, &["metadata", "uid"]).is_empty() {
+        if !object::list(spec, &["ephemeralContainers"]).is_empty()
+            && object::text(obj, &["metadata", "uid"]).is_empty()
+        {
             let path = field::root("spec").child("ephemeralContainers");
             errors.push(Error::forbidden(path, "cannot be set on create"));
         }
@@ -69,7 +71,9 @@ impl Strategy for Pod {
             ("spec.restartPolicy", |o| object::text(o, &["spec", "restartPolicy"]).to_owned()),
             ("spec.schedulerName", |o| object::text(o, &["spec", "schedulerName"]).to_owned()),
             ("spec.serviceAccountName", |o| object::text(o, &["spec", "serviceAccountName"]).to_owned()),
-            ("spec.hostNetwork", |o| (object::at(o, &["spec", "hostNetwork"]) == Some(&Value::Bool(true))).to_string()),
+            ("spec.hostNetwork", |o| {
+                (object::at(o, &["spec", "hostNetwork"]) == Some(&Value::Bool(true))).to_string()
+            }),
             ("status.phase", |o| object::text(o, &["status", "phase"]).to_owned()),
             ("status.podIP", |o| object::text(o, &["status", "podIP"]).to_owned()),
             ("status.nominatedNodeName", |o| object::text(o, &["status", "nominatedNodeName"]).to_owned()),
@@ -104,10 +108,8 @@ impl Strategy for PodTemplate {
 /// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of all containers.
 pub(crate) fn quality_of_service(pod: &Value) -> &'static str {
     const COMPUTE: [&str; 2] = ["cpu", "memory"];
-    let containers: Vec<&Value> = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|list| object::list(pod, &["spec", list]))
-        .collect();
+    let containers: Vec<&Value> =
+        ["containers", "initContainers"].iter().flat_map(|list| object::list(pod, &["spec", list])).collect();
     let quantity = |container: &Value, list: &str, resource: &str| {
         let value = object::at(container, &["resources", list, resource])?;
         Quantity::from_json(value).ok().filter(|quantity| quantity.signum() > 0)
@@ -211,7 +213,11 @@ fn deadline(obj: &Value, old: &Value, errors: &mut ErrorList) {
     const FIELD: [&str; 2] = ["spec", "activeDeadlineSeconds"];
     let path = field::root("spec").child("activeDeadlineSeconds");
     match (object::number(obj, &FIELD), object::number(old, &FIELD)) {
-        (None, Some(_)) => errors.push(Error::invalid(path, Value::Null, "must not update from a positive integer to nil value")),
+        (None, Some(_)) => errors.push(Error::invalid(
+            path,
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        )),
         (Some(new), Some(old)) if new > old => {
             errors.push(Error::invalid(path, new, "must be less than or equal to previous value"));
         }
@@ -228,9 +234,15 @@ fn validate_ephemeral(obj: &Value, old: &Value) -> ErrorList {
     for container in object::list(old, &["spec", "ephemeralContainers"]) {
         let name = object::text(container, &["name"]);
         match new.iter().find(|one| object::text(one, &["name"]) == name) {
-            None => errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be removed\n"))),
+            None => errors.push(Error::forbidden(
+                &path,
+                format!("existing ephemeral containers {name:?} may not be removed\n"),
+            )),
             Some(same) if same != container => {
-                errors.push(Error::forbidden(&path, format!("existing ephemeral containers {name:?} may not be changed\n")));
+                errors.push(Error::forbidden(
+                    &path,
+                    format!("existing ephemeral containers {name:?} may not be changed\n"),
+                ));
             }
             Some(_) => {}
         }
@@ -244,14 +256,22 @@ mod tests {
 
     #[test]
     fn quality_of_service_is_upstreams() {
-        let pod = |resources: Value| json!({"spec": {"containers": resources.as_array().unwrap().iter()
-            .map(|r| json!({"resources": r})).collect::<Vec<_>>()}});
+        let pod = |resources: Value| {
+            json!({"spec": {"containers": resources.as_array().unwrap().iter()
+            .map(|r| json!({"resources": r})).collect::<Vec<_>>()}})
+        };
         let cases = [
             (json!([{}]), "BestEffort"),
             (json!([{"requests": {"cpu": "1"}}]), "Burstable"),
             (json!([{"limits": {"cpu": "1", "memory": "1Gi"}}]), "Guaranteed"),
-            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}]), "Guaranteed"),
-            (json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}]), "Burstable"),
+            (
+                json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1024Mi"}}]),
+                "Guaranteed",
+            ),
+            (
+                json!([{"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}]),
+                "Burstable",
+            ),
             (json!([{"limits": {"cpu": "1", "memory": "1Gi"}}, {}]), "Burstable"),
             (json!([{"requests": {"nvidia.com/gpu": "1"}}]), "BestEffort"),
         ];
@@ -277,14 +297,24 @@ mod tests {
     fn few_fields_may_change() {
         assert_eq!(change(|_| {}), Vec::<String>::new());
         assert_eq!(change(|p| p["spec"]["containers"][0]["image"] = json!("i:2")), Vec::<String>::new());
-        assert_eq!(change(|p| p["spec"]["tolerations"].as_array_mut().unwrap().push(json!({"key": "b", "operator": "Exists"}))), Vec::<String>::new());
+        assert_eq!(
+            change(|p| p["spec"]["tolerations"]
+                .as_array_mut()
+                .unwrap()
+                .push(json!({"key": "b", "operator": "Exists"}))),
+            Vec::<String>::new()
+        );
         assert_eq!(change(|p| p["spec"]["activeDeadlineSeconds"] = json!(5)), Vec::<String>::new());
         let refused = change(|p| p["spec"]["nodeName"] = json!("other"));
         assert_eq!(refused.len(), 1);
-        assert!(refused[0].starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"));
+        assert!(refused[0].starts_with(
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"
+        ));
         assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
         assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
-        let more = change(|p| p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"})));
+        let more = change(|p| {
+            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}))
+        });
         assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
     }
 

@@ -23,7 +23,9 @@ pub(super) fn all() -> Vec<Column> {
 
 fn ip(pod: &Value) -> String {
     let first = object::list(pod, &["status", "podIPs"]).first().map(|ip| object::text(ip, &["ip"]));
-    columns::or_none(first.filter(|ip| !ip.is_empty()).unwrap_or_else(|| object::text(pod, &["status", "podIP"])))
+    columns::or_none(
+        first.filter(|ip| !ip.is_empty()).unwrap_or_else(|| object::text(pod, &["status", "podIP"])),
+    )
 }
 
 fn readiness_gates(pod: &Value) -> String {
@@ -124,7 +126,9 @@ impl Summary {
             }
             self.reason = match (terminated, object::text(status, &["state", "waiting", "reason"])) {
                 (Some(end), _) => format!("Init:{}", end_reason(end)),
-                (None, waiting) if !waiting.is_empty() && waiting != "PodInitializing" => format!("Init:{waiting}"),
+                (None, waiting) if !waiting.is_empty() && waiting != "PodInitializing" => {
+                    format!("Init:{waiting}")
+                }
                 _ => format!("Init:{i}/{}", specs.len()),
             };
             out.initialising = Some(i);
@@ -181,7 +185,9 @@ struct Sidecars {
 
 fn is_initialised(pod: &Value) -> bool {
     let conditions = object::list(pod, &["status", "conditions"]);
-    conditions.iter().any(|c| object::text(c, &["type"]) == "Initialized" && object::text(c, &["status"]) == "True")
+    conditions
+        .iter()
+        .any(|c| object::text(c, &["type"]) == "Initialized" && object::text(c, &["status"]) == "True")
 }
 
 /// Why a container ended: its reason, else its signal, else its exit code.
@@ -210,18 +216,28 @@ mod tests {
     #[test]
     fn rows_are_upstreams() {
         let spec = json!({"containers": [{"name": "a"}, {"name": "b"}]});
-        let running = |ready: bool, n: i64| json!({"ready": ready, "restartCount": n, "state": {"running": {}}});
-        let waiting = |r: &str| json!({"ready": false, "restartCount": 2, "state": {"waiting": {"reason": r}}});
+        let running =
+            |ready: bool, n: i64| json!({"ready": ready, "restartCount": n, "state": {"running": {}}});
+        let waiting =
+            |r: &str| json!({"ready": false, "restartCount": 2, "state": {"waiting": {"reason": r}}});
         let ended = |r: &str, code: i64| json!({"restartCount": 0, "state": {"terminated": {"reason": r, "exitCode": code}}});
         let pod = |status: Value| json!({"spec": spec, "status": status});
         let cases = [
             (pod(json!({"phase": "Pending"})), "0/2 Pending 0"),
-            (pod(json!({"phase": "Running", "containerStatuses": [running(true, 0), running(true, 1)]})), "2/2 Running 1"),
             (
-                pod(json!({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff"), running(true, 0)]})),
+                pod(json!({"phase": "Running", "containerStatuses": [running(true, 0), running(true, 1)]})),
+                "2/2 Running 1",
+            ),
+            (
+                pod(
+                    json!({"phase": "Running", "containerStatuses": [waiting("CrashLoopBackOff"), running(true, 0)]}),
+                ),
                 "1/2 CrashLoopBackOff 2",
             ),
-            (pod(json!({"phase": "Succeeded", "containerStatuses": [ended("Completed", 0)]})), "0/2 Completed 0"),
+            (
+                pod(json!({"phase": "Succeeded", "containerStatuses": [ended("Completed", 0)]})),
+                "0/2 Completed 0",
+            ),
             (pod(json!({"phase": "Failed", "containerStatuses": [ended("", 3)]})), "0/2 ExitCode:3 0"),
             (pod(json!({"phase": "Failed", "reason": "Evicted"})), "0/2 Evicted 0"),
             (

@@ -19,7 +19,8 @@ pub(crate) fn spec(spec: &mut Value) {
         }
     }
     for volume in items(spec, "volumes") {
-        let bare = volume.as_object().is_some_and(|map| map.iter().all(|(key, v)| key == "name" || v.is_null()));
+        let bare =
+            volume.as_object().is_some_and(|map| map.iter().all(|(key, v)| key == "name" || v.is_null()));
         if bare {
             object::set(volume, &["emptyDir"], json!({}));
         }
@@ -55,7 +56,9 @@ pub(crate) fn items<'v>(obj: &'v mut Value, list: &str) -> impl Iterator<Item = 
 }
 
 fn container_defaults(container: &mut Value) {
-    if object::text(container, &["imagePullPolicy"]).is_empty() && !object::text(container, &["image"]).is_empty() {
+    if object::text(container, &["imagePullPolicy"]).is_empty()
+        && !object::text(container, &["image"]).is_empty()
+    {
         let policy = if is_latest(object::text(container, &["image"])) { "Always" } else { "IfNotPresent" };
         object::set(container, &["imagePullPolicy"], policy);
     }
@@ -84,7 +87,9 @@ fn mirror(spec: &mut Value, name: &str, old_name: &str) {
 }
 
 fn requests_from_limits(container: &mut Value) {
-    let Some(Value::Object(limits)) = object::at(container, &["resources", "limits"]).cloned() else { return };
+    let Some(Value::Object(limits)) = object::at(container, &["resources", "limits"]).cloned() else {
+        return;
+    };
     for (resource, quantity) in limits {
         if object::at(container, &["resources", "requests", &resource]).is_none() {
             object::set(container, &["resources", "requests", &resource], quantity);

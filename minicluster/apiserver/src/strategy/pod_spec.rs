@@ -31,7 +31,13 @@ pub(crate) fn validate(spec: &Value, path: &Path) -> ErrorList {
 }
 
 /// A value that is there must be one of these.
-pub(crate) fn one_of(obj: &Value, field: &'static str, allowed: &[&str], path: &Path, errors: &mut ErrorList) {
+pub(crate) fn one_of(
+    obj: &Value,
+    field: &'static str,
+    allowed: &[&str],
+    path: &Path,
+    errors: &mut ErrorList,
+) {
     let given = object::text(obj, &[field]);
     if !given.is_empty() && !allowed.contains(&given) {
         errors.push(Error::not_supported(path.child(field), given, allowed));
@@ -96,7 +102,9 @@ fn names(spec: &Value, path: &Path, errors: &mut ErrorList) {
     }
     for (key, value) in object::at(spec, &["nodeSelector"]).and_then(Value::as_object).into_iter().flatten() {
         let at = path.child("nodeSelector");
-        errors.extend(name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)));
+        errors.extend(
+            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)),
+        );
         let value = value.as_str().unwrap_or_default();
         errors.extend(name::label_value_faults(value).into_iter().map(|why| Error::invalid(&at, value, why)));
     }
@@ -154,7 +162,11 @@ fn host_ports(spec: &Value, path: &Path, errors: &mut ErrorList) {
                 let given = object::number(port, &["containerPort"]).unwrap_or(0);
                 errors.push(Error::invalid(at.child("containerPort"), given, detail));
             }
-            let key = (object::text(port, &["protocol"]).to_owned(), object::text(port, &["hostIP"]).to_owned(), number);
+            let key = (
+                object::text(port, &["protocol"]).to_owned(),
+                object::text(port, &["hostIP"]).to_owned(),
+                number,
+            );
             if number != 0 && !taken.insert(key.clone()) {
                 let shown = format!("{}/{}/{}", key.0, key.1, key.2);
                 errors.push(Error::duplicate(at.child("hostPort"), shown));
@@ -169,9 +181,12 @@ fn tolerations(spec: &Value, path: &Path, errors: &mut ErrorList) {
         let text = |field: &str| object::text(toleration, &[field]);
         let (key, operator, value, effect) = (text("key"), text("operator"), text("value"), text("effect"));
         if !key.is_empty() {
-            errors.extend(name::qualified_name_faults(key).into_iter().map(|w| Error::invalid(at.child("key"), key, w)));
+            errors.extend(
+                name::qualified_name_faults(key).into_iter().map(|w| Error::invalid(at.child("key"), key, w)),
+            );
         } else if operator != "Exists" {
-            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let detail =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(Error::invalid(at.child("operator"), operator, detail));
         }
         if object::number(toleration, &["tolerationSeconds"]).is_some() && effect != "NoExecute" {
@@ -208,7 +223,11 @@ fn affinity(spec: &Value, path: &Path, errors: &mut ErrorList) {
         for (i, weighted) in object::list(affinity, &[field, preferred]).iter().enumerate() {
             let at = at.child(preferred).index(i);
             weight(weighted, &at, errors);
-            pod_term(weighted.get("podAffinityTerm").unwrap_or(&Value::Null), &at.child("podAffinityTerm"), errors);
+            pod_term(
+                weighted.get("podAffinityTerm").unwrap_or(&Value::Null),
+                &at.child("podAffinityTerm"),
+                errors,
+            );
         }
     }
 }
@@ -225,7 +244,11 @@ fn pod_term(term: &Value, path: &Path, errors: &mut ErrorList) {
     if key.is_empty() {
         errors.push(Error::required(path.child("topologyKey"), "can not be empty"));
     }
-    errors.extend(name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(path.child("topologyKey"), key, why)));
+    errors.extend(
+        name::qualified_name_faults(key)
+            .into_iter()
+            .map(|why| Error::invalid(path.child("topologyKey"), key, why)),
+    );
     for field in ["labelSelector", "namespaceSelector"] {
         if let Some(value) = object::at(term, &[field]) {
             errors.extend(selector::validate_label_selector(value, &path.child(field)));
@@ -277,9 +300,13 @@ fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
                 errors.push(Error::required(at.child("values"), detail));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            other => errors.push(Error::invalid(at.child("operator"), other, "not a valid selector operator")),
+            other => {
+                errors.push(Error::invalid(at.child("operator"), other, "not a valid selector operator"))
+            }
         }
-        errors.extend(name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(at.child("key"), key, why)));
+        errors.extend(
+            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(at.child("key"), key, why)),
+        );
     }
     for (i, rule) in object::list(term, &["matchFields"]).iter().enumerate() {
         let at = path.child("matchFields").index(i);
@@ -315,14 +342,18 @@ fn spread_constraints(spec: &Value, path: &Path, errors: &mut ErrorList) {
             errors.push(Error::not_supported(at.child("whenUnsatisfiable"), action, &allowed));
         }
         if !seen.insert((key, action)) {
-            errors.push(Error::duplicate(at.child("{topologyKey, whenUnsatisfiable}"), format!("{{{key}, {action}}}")));
+            errors.push(Error::duplicate(
+                at.child("{topologyKey, whenUnsatisfiable}"),
+                format!("{{{key}, {action}}}"),
+            ));
         }
         if let Some(domains) = object::number(one, &["minDomains"]) {
             if domains <= 0 {
                 errors.push(Error::invalid(at.child("minDomains"), domains, "must be greater than zero"));
             }
             if action != "DoNotSchedule" {
-                let detail = format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
+                let detail =
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
                 errors.push(Error::invalid(at.child("minDomains"), domains, detail));
             }
         }
@@ -343,13 +374,17 @@ fn small_lists(spec: &Value, path: &Path, errors: &mut ErrorList) {
     for (i, gate) in object::list(spec, &["readinessGates"]).iter().enumerate() {
         let given = object::text(gate, &["conditionType"]);
         let at = path.child("readinessGates").index(i).child("conditionType");
-        errors.extend(name::qualified_name_faults(given).into_iter().map(|why| Error::invalid(&at, given, why)));
+        errors.extend(
+            name::qualified_name_faults(given).into_iter().map(|why| Error::invalid(&at, given, why)),
+        );
     }
     let mut gates = BTreeSet::new();
     for (i, gate) in object::list(spec, &["schedulingGates"]).iter().enumerate() {
         let given = object::text(gate, &["name"]);
         let at = path.child("schedulingGates").index(i);
-        errors.extend(name::qualified_name_faults(given).into_iter().map(|why| Error::invalid(&at, given, why)));
+        errors.extend(
+            name::qualified_name_faults(given).into_iter().map(|why| Error::invalid(&at, given, why)),
+        );
         if !gates.insert(given) {
             errors.push(Error::duplicate(&at, given));
         }

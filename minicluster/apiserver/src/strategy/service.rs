@@ -123,7 +123,8 @@ impl Strategy for Service {
 fn keep_allocated(obj: &mut Value, old: &Value) {
     if has_cluster_ip(obj) && has_cluster_ip(old) {
         for field in ["clusterIP", "clusterIPs"] {
-            let unset = object::text(obj, &["spec", field]).is_empty() && object::list(obj, &["spec", field]).is_empty();
+            let unset = object::text(obj, &["spec", field]).is_empty()
+                && object::list(obj, &["spec", field]).is_empty();
             if unset && let Some(value) = object::at(old, &["spec", field]) {
                 object::set(obj, &["spec", field], value.clone());
             }
@@ -137,16 +138,21 @@ fn keep_allocated(obj: &mut Value, old: &Value) {
     let needs_ports = |obj: &Value| matches!(kind(obj), "NodePort" | "LoadBalancer");
     if needs_ports(obj) && needs_ports(old) {
         let before = object::list(old, &["spec", "ports"]).to_vec();
-        let key = |port: &Value| (object::number(port, &["port"]), object::text(port, &["protocol"]).to_owned());
-        let taken: BTreeSet<i64> =
-            object::list(obj, &["spec", "ports"]).iter().filter_map(|p| object::number(p, &["nodePort"])).collect();
+        let key =
+            |port: &Value| (object::number(port, &["port"]), object::text(port, &["protocol"]).to_owned());
+        let taken: BTreeSet<i64> = object::list(obj, &["spec", "ports"])
+            .iter()
+            .filter_map(|p| object::number(p, &["nodePort"]))
+            .collect();
         let Some(spec) = obj.get_mut("spec") else { return };
         for port in pod_defaults::items(spec, "ports") {
             if object::number(port, &["nodePort"]).unwrap_or(0) != 0 {
                 continue;
             }
             let same = before.iter().find(|one| key(one) == key(port));
-            let number = same.and_then(|one| object::number(one, &["nodePort"])).filter(|n| *n != 0 && !taken.contains(n));
+            let number = same
+                .and_then(|one| object::number(one, &["nodePort"]))
+                .filter(|n| *n != 0 && !taken.contains(n));
             if let Some(number) = number {
                 object::set(port, &["nodePort"], number);
             }
@@ -213,7 +219,9 @@ fn validate(obj: &Value) -> ErrorList {
     validate_ports(ports, &path.child("ports"), &mut errors);
     for (key, value) in object::at(spec, &["selector"]).and_then(Value::as_object).into_iter().flatten() {
         let at = path.child("selector");
-        errors.extend(name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)));
+        errors.extend(
+            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)),
+        );
         let value = value.as_str().unwrap_or_default();
         errors.extend(name::label_value_faults(value).into_iter().map(|why| Error::invalid(&at, value, why)));
     }
@@ -322,7 +330,8 @@ fn cluster_ip(obj: &Value) -> String {
 }
 
 fn external_ip(obj: &Value) -> String {
-    let ips: Vec<&str> = object::list(obj, &["spec", "externalIPs"]).iter().filter_map(Value::as_str).collect();
+    let ips: Vec<&str> =
+        object::list(obj, &["spec", "externalIPs"]).iter().filter_map(Value::as_str).collect();
     match kind(obj) {
         "ExternalName" => object::text(obj, &["spec", "externalName"]).to_owned(),
         "LoadBalancer" => {
@@ -417,7 +426,9 @@ mod tests {
     fn cells_are_upstreams() {
         let obj = json!({"spec": {"type": "LoadBalancer", "clusterIP": "10.0.0.1",
             "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}, {"port": 53, "protocol": "UDP"}]}});
-        assert_eq!((cluster_ip(&obj), external_ip(&obj), ports(&obj)),
-            ("10.0.0.1".to_owned(), "<pending>".to_owned(), "80:30080/TCP,53/UDP".to_owned()));
+        assert_eq!(
+            (cluster_ip(&obj), external_ip(&obj), ports(&obj)),
+            ("10.0.0.1".to_owned(), "<pending>".to_owned(), "80:30080/TCP,53/UDP".to_owned())
+        );
     }
 }

@@ -34,8 +34,12 @@ pub(super) fn validate(spec: &Value, path: &Path, errors: &mut ErrorList) -> BTr
 }
 
 fn source(volume: &Value, path: &Path, errors: &mut ErrorList) {
-    let sources: Vec<(&String, &Value)> =
-        volume.as_object().into_iter().flatten().filter(|(key, value)| *key != "name" && !value.is_null()).collect();
+    let sources: Vec<(&String, &Value)> = volume
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, value)| *key != "name" && !value.is_null())
+        .collect();
     let Some((kind, value)) = sources.first().copied() else {
         errors.push(Error::required(path, "must specify a volume type"));
         return;
@@ -94,7 +98,8 @@ fn host_path(value: &Value, path: &Path, errors: &mut ErrorList) {
     } else if given.split('/').any(|part| part == "..") {
         errors.push(Error::invalid(path.child("path"), given, "must not contain '..'"));
     }
-    let kinds = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+    let kinds =
+        ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     let kind = object::text(value, &["type"]);
     if !kinds.contains(&kind) {
         errors.push(Error::not_supported(path.child("type"), kind, &kinds));

@@ -60,7 +60,8 @@ fn container(cx: &Context, pod: &Value) -> ApiResult<String> {
     let names = |list: &str| -> Vec<String> {
         object::list(pod, &["spec", list]).iter().map(|c| object::text(c, &["name"]).to_owned()).collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) =
+        (names("containers"), names("initContainers"), names("ephemeralContainers"));
     let pod_name = &cx.info.name;
     match cx.query.get("container").filter(|c| !c.is_empty()) {
         Some(wanted) => {
@@ -77,7 +78,9 @@ fn container(cx: &Context, pod: &Value) -> ApiResult<String> {
                 .filter(|n| main.iter().any(|m| m == n));
             match (main.as_slice(), annotated) {
                 ([only], _) => Ok(only.clone()),
-                ([], _) => Err(ApiError::bad_request(format!("a container name must be specified for pod {pod_name}"))),
+                ([], _) => Err(ApiError::bad_request(format!(
+                    "a container name must be specified for pod {pod_name}"
+                ))),
                 (_, Some(name)) => Ok(name.to_owned()),
                 (many, None) => {
                     let mut text = format!(
@@ -109,7 +112,13 @@ fn kubelet_query(cx: &Context, sub: &str) -> String {
             ("stream", "stream"),
         ],
         "portforward" => &[("ports", "port")],
-        _ => &[("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"), ("command", "command")],
+        _ => &[
+            ("stdin", "input"),
+            ("stdout", "output"),
+            ("stderr", "error"),
+            ("tty", "tty"),
+            ("command", "command"),
+        ],
     };
     for (theirs, kubelets) in passed {
         for value in cx.query.all(theirs) {
@@ -178,11 +187,13 @@ async fn service_proxy(cx: &Context, request: Request<Body>) -> ApiResult<Respon
                 || port.parse().is_ok_and(|n: i64| object::number(p, &["port"]) == Some(n))
         }),
     };
-    let unavailable = || {
-        ApiError::unavailable(format!("no endpoints available for service \"{}\"", cx.info.name))
-    };
+    let unavailable =
+        || ApiError::unavailable(format!("no endpoints available for service \"{}\"", cx.info.name));
     let port_name = wanted.map(|p| object::text(p, &["name"])).ok_or_else(|| {
-        ApiError::unavailable(format!("no service port \"{}\" found for service \"{}\"", target.port, target.name))
+        ApiError::unavailable(format!(
+            "no service port \"{}\" found for service \"{}\"",
+            target.port, target.name
+        ))
     })?;
     let (ip, port) = endpoint(cx, target.name, port_name).ok_or_else(unavailable)?;
     http_proxy(cx, target.https, &ip, port, request).await
@@ -194,14 +205,16 @@ fn endpoint(cx: &Context, service: &str, port_name: &str) -> Option<(String, i64
     let prefix = format!("/registry/endpointslices/{}/", cx.info.namespace);
     let mut all = Vec::new();
     for (_, slice) in view::objects(&snapshot, &prefix) {
-        let owner = object::at(&slice, &["metadata", "labels"]).and_then(|l| l.get("kubernetes.io/service-name"));
+        let owner =
+            object::at(&slice, &["metadata", "labels"]).and_then(|l| l.get("kubernetes.io/service-name"));
         if owner.and_then(Value::as_str) != Some(service) {
             continue;
         }
         let port = object::list(&slice, &["ports"]).iter().find(|p| object::text(p, &["name"]) == port_name);
         let Some(port) = port.and_then(|p| object::number(p, &["port"])) else { continue };
         for endpoint in object::list(&slice, &["endpoints"]) {
-            let ready = object::at(endpoint, &["conditions", "ready"]).and_then(Value::as_bool) != Some(false);
+            let ready =
+                object::at(endpoint, &["conditions", "ready"]).and_then(Value::as_bool) != Some(false);
             let address = object::list(endpoint, &["addresses"]).first().and_then(Value::as_str);
             if let (true, Some(address)) = (ready, address) {
                 all.push((address.to_owned(), port));
@@ -243,8 +256,11 @@ async fn http_proxy(
         return Ok(redirect);
     }
     let at = format!("{ip}:{port}");
-    let stream: Box<dyn Io> =
-        if https { nodes::connect_unverified(ip, &at).await? } else { Box::new(nodes::connect_tcp(&at).await?) };
+    let stream: Box<dyn Io> = if https {
+        nodes::connect_unverified(ip, &at).await?
+    } else {
+        Box::new(nodes::connect_tcp(&at).await?)
+    };
     let uri = backend_uri(cx, &request);
     nodes::forward(stream, &at, &uri, request).await
 }

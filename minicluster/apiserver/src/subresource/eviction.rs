@@ -26,7 +26,8 @@ pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body
     if !given.is_empty() && given != cx.info.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
-    let options = eviction.get("deleteOptions").filter(|o| o.is_object()).cloned().unwrap_or_else(|| json!({}));
+    let options =
+        eviction.get("deleteOptions").filter(|o| o.is_object()).cloned().unwrap_or_else(|| json!({}));
     let pod = parent(cx)?;
     if !ignores_budgets(&pod) {
         let budgets = budgets_of(cx, &pod);
@@ -43,14 +44,18 @@ pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body
     mark_target(&pods).await?;
     let bytes = Bytes::from(serde_json::to_vec(&options).expect("JSON into memory"));
     delete::one(&pods, bytes).await?;
-    Ok(body::json(StatusCode::CREATED, read::line(&json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
-    }))))
+    Ok(body::json(
+        StatusCode::CREATED,
+        read::line(&json!({
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+        })),
+    ))
 }
 
 /// Pods that have ended, not begun, or are going already.
 fn ignores_budgets(pod: &Value) -> bool {
-    matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed" | "Pending" | "") || object::is_deleting(pod)
+    matches!(object::text(pod, &["status", "phase"]), "Succeeded" | "Failed" | "Pending" | "")
+        || object::is_deleting(pod)
 }
 
 fn budgets_of(cx: &Context, pod: &Value) -> Vec<Value> {
@@ -78,7 +83,10 @@ async fn charge(cx: &Context, budget: &Value, pod: &Value) -> ApiResult<()> {
     let always = object::text(budget, &["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow";
     let healthy_enough = object::number(budget, &["status", "currentHealthy"]).unwrap_or(0)
         >= object::number(budget, &["status", "desiredHealthy"]).unwrap_or(0);
-    if !ready && (always || (healthy_enough && object::number(budget, &["status", "desiredHealthy"]).unwrap_or(0) > 0)) {
+    if !ready
+        && (always
+            || (healthy_enough && object::number(budget, &["status", "desiredHealthy"]).unwrap_or(0) > 0))
+    {
         return Ok(());
     }
     let mut budgets = about(cx, "policy", "v1", "poddisruptionbudgets", object::name(budget));
@@ -86,7 +94,13 @@ async fn charge(cx: &Context, budget: &Value, pod: &Value) -> ApiResult<()> {
     let change = |old: &Value| {
         let observed = object::number(old, &["status", "observedGeneration"]).unwrap_or(0);
         if observed < object::number(old, &["metadata", "generation"]).unwrap_or(0) {
-            return Err(refused(10, &format!("The disruption budget {} is still being processed by the server.", object::name(old))));
+            return Err(refused(
+                10,
+                &format!(
+                    "The disruption budget {} is still being processed by the server.",
+                    object::name(old)
+                ),
+            ));
         }
         let allowed = object::number(old, &["status", "disruptionsAllowed"]).unwrap_or(0);
         if allowed <= 0 {

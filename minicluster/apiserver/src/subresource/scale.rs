@@ -50,7 +50,8 @@ pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Re
         object::set(&mut obj, &path.iter().map(String::as_str).collect::<Vec<_>>(), replicas);
         // The replicas now belong to whoever scaled, under the subresource's name.
         let (api_version, time) = (cx.resource.api_version(), object::now());
-        let owner = apply::Manager { name: &manager, api_version: &api_version, subresource: "scale", time: &time };
+        let owner =
+            apply::Manager { name: &manager, api_version: &api_version, subresource: "scale", time: &time };
         apply::update(Some(old), &mut obj, &cx.resource.schema(), &owner, &[]);
         Ok(Change { obj, tracks: false })
     };
@@ -80,13 +81,13 @@ fn check(cx: &Context, wanted: &Value, current: &Value) -> ApiResult<()> {
             _ => Error::invalid(&path, value.clone(), "must be greater than or equal to 0"),
         },
     };
-    Err(ApiError::invalid_text(format!("Scale.autoscaling \"{name}\" is invalid: {error}")).with_causes(vec![
-        crate::status::Cause {
+    Err(ApiError::invalid_text(format!("Scale.autoscaling \"{name}\" is invalid: {error}")).with_causes(
+        vec![crate::status::Cause {
             reason: "FieldValueInvalid".to_owned(),
             message: error.to_string(),
             field: "spec.replicas".to_owned(),
-        },
-    ]))
+        }],
+    ))
 }
 
 fn replicas_path(cx: &Context) -> Vec<String> {
@@ -98,13 +99,16 @@ fn replicas_path(cx: &Context) -> Vec<String> {
 
 /// The `Scale` of an object.
 fn of(cx: &Context, obj: &Value) -> Value {
-    let at = |path: &[String]| object::number(obj, &path.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_or(0);
+    let at = |path: &[String]| {
+        object::number(obj, &path.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_or(0)
+    };
     let custom = cx.resource.custom.as_ref().and_then(|c| c.scale.as_ref());
     let (spec, status, selector) = match custom {
         Some(paths) => {
-            let selector = paths.selector.as_ref().map(|p| {
-                object::text(obj, &p.iter().map(String::as_str).collect::<Vec<_>>()).to_owned()
-            });
+            let selector = paths
+                .selector
+                .as_ref()
+                .map(|p| object::text(obj, &p.iter().map(String::as_str).collect::<Vec<_>>()).to_owned());
             (at(&paths.spec_replicas), at(&paths.status_replicas), selector.unwrap_or_default())
         }
         None => {

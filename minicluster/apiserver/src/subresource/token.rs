@@ -27,8 +27,11 @@ pub(super) fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let (mut request, _) = decode::parse(&cx.headers, &body)?;
     let asked = object::number(&request, &["spec", "expirationSeconds"]).unwrap_or(SECONDS_DEFAULT);
     check_seconds(asked)?;
-    let mut audiences: Vec<String> =
-        object::list(&request, &["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut audiences: Vec<String> = object::list(&request, &["spec", "audiences"])
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     if audiences.is_empty() {
         audiences.push(cx.api.config.issuer.clone());
     }
@@ -43,22 +46,27 @@ pub(super) fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
         nbf: now,
         iss: cx.api.tokens.issuer().to_owned(),
         jti: cx.api.new_uid(),
-        kubernetes: Private {
-            warnafter: (asked == SECONDS_STRETCHED).then_some(now + asked),
-            ..private
-        },
+        kubernetes: Private { warnafter: (asked == SECONDS_STRETCHED).then_some(now + asked), ..private },
     };
     let expires = Timestamp::from_second(now).unwrap_or_default() + SignedDuration::from_secs(seconds);
     object::set(&mut request, &["apiVersion"], "authentication.k8s.io/v1");
     object::set(&mut request, &["kind"], "TokenRequest");
-    object::set(&mut request, &["metadata"], json!({
-        "name": cx.info.name, "namespace": cx.info.namespace, "creationTimestamp": object::now(),
-    }));
+    object::set(
+        &mut request,
+        &["metadata"],
+        json!({
+            "name": cx.info.name, "namespace": cx.info.namespace, "creationTimestamp": object::now(),
+        }),
+    );
     object::set(&mut request, &["spec", "audiences"], json!(audiences));
     object::set(&mut request, &["spec", "expirationSeconds"], asked);
-    object::set(&mut request, &["status"], json!({
-        "token": cx.api.tokens.sign(&claims), "expirationTimestamp": object::seconds(expires),
-    }));
+    object::set(
+        &mut request,
+        &["status"],
+        json!({
+            "token": cx.api.tokens.sign(&claims), "expirationTimestamp": object::seconds(expires),
+        }),
+    );
     Ok(body::json(StatusCode::CREATED, read::line(&request)))
 }
 
@@ -87,7 +95,11 @@ fn bind(cx: &Context, account: &Value, reference: Option<&Value>) -> ApiResult<P
     let uid = object::text(reference, &["uid"]);
     let find = |plural: &str, namespace: &str| -> ApiResult<Value> {
         let resource = cx.api.registry.builtin("", "v1", plural);
-        let entry = cx.api.store.get(&resource.key(namespace, name)).ok_or_else(|| ApiError::not_found(&resource, name))?;
+        let entry = cx
+            .api
+            .store
+            .get(&resource.key(namespace, name))
+            .ok_or_else(|| ApiError::not_found(&resource, name))?;
         let obj = object::decode(&resource, &entry.value);
         if !uid.is_empty() && uid != object::uid(&obj) {
             let why = format!(
