@@ -153,10 +153,7 @@ struct Started {
 
 /// Takes up the pods there are; what the runtime holds and nobody asks for is taken down.
 async fn adopt(shared: &Arc<Shared>, inbox: &crate::source::Inbox) {
-    let known = match tokio::time::timeout(Duration::ZERO, inbox.take()).await {
-        Ok(news) => news,
-        Err(_) => BTreeMap::new(),
-    };
+    let known = tokio::time::timeout(Duration::ZERO, inbox.take()).await.unwrap_or_default();
     let wanted: BTreeSet<String> = known.keys().cloned().collect();
     apply(shared, known);
     let held = shared.runtime.pods().await.unwrap_or_default();

@@ -4,6 +4,7 @@
 //! scripted) builds without gRPC and `cri` is a thin adapter. A runtime never decides anything about a pod: it
 //! reports what is ([`PodView`]) and does what it is told.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -383,8 +384,8 @@ impl PodView {
 
     /// Puts newest first, the order everything else relies on.
     pub fn sort(&mut self) {
-        self.sandboxes.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
-        self.containers.sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+        self.sandboxes.sort_by_key(|s| Reverse((s.attempt, s.created_at)));
+        self.containers.sort_by_key(|c| Reverse((c.created_at, c.attempt)));
     }
 }
 

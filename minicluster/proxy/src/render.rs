@@ -150,12 +150,12 @@ mod tests {
     use super::*;
     use crate::service_ports;
 
-    fn service(spec: serde_json::Value) -> Service {
+    fn service(spec: &serde_json::Value) -> Service {
         let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec});
         serde_json::from_value(object).unwrap()
     }
 
-    fn slice(endpoints: serde_json::Value) -> EndpointSlice {
+    fn slice(endpoints: &serde_json::Value) -> EndpointSlice {
         serde_json::from_value(json!({
             "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4", "ports": [{"name": "", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}))
@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn rules(spec: serde_json::Value, endpoints: serde_json::Value) -> Ruleset {
-        let ports = service_ports([&service(spec)], [&slice(endpoints)], "n1");
+        let ports = service_ports([&service(&spec)], [&slice(&endpoints)], "n1");
         render(&ports, Some("10.244.0.0/16".parse().unwrap()))
     }
 

@@ -71,7 +71,7 @@ pub(crate) async fn http_get(spec: &Container, ip: &str, action: &HTTPGetAction)
             let body = Limited::new(reply.into_body(), BODY)
                 .collect()
                 .await
-                .map(|b| b.to_bytes())
+                .map(http_body_util::Collected::to_bytes)
                 .unwrap_or_default();
             if status.as_u16() < 400 {
                 return Ok(body);

@@ -273,7 +273,7 @@ async fn pass(mut request: Request<Incoming>, url: &str) -> Response<Body> {
     if status != StatusCode::SWITCHING_PROTOCOLS {
         use http_body_util::BodyExt as _;
         let body = http_body_util::Limited::new(reply.into_body(), 1 << 16).collect().await;
-        *answer.body_mut() = full(body.map(|b| b.to_bytes()).unwrap_or_default());
+        *answer.body_mut() = full(body.map(http_body_util::Collected::to_bytes).unwrap_or_default());
         return answer;
     }
     *answer.headers_mut() = headers;

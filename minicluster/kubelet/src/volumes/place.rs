@@ -97,7 +97,7 @@ pub(super) fn sub_path(volume: &Path, sub: &str) -> Result<PathBuf, VolumeError>
         let Component::Normal(part) = part else { continue };
         let next = at.join(part);
         if next.symlink_metadata().is_err() {
-            let mode = fs::metadata(&at).map(|m| m.permissions().mode()).unwrap_or(0o750);
+            let mode = fs::metadata(&at).map_or(0o750, |m| m.permissions().mode());
             fs::create_dir(&next).map_err(VolumeError::io(&next))?;
             fs::set_permissions(&next, fs::Permissions::from_mode(mode)).map_err(VolumeError::io(&next))?;
         }
