@@ -20,7 +20,10 @@ struct Flags {
     /// Which controllers run: `*` for all, a name to add one, `-name` to take one away.
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     controllers: Vec<String>,
-    /// Work only while holding the lease kube-controller-manager in kube-system.
+    /// Run the scheduler, too.
+    #[arg(long)]
+    scheduler: bool,
+    /// Work only while holding the lease kube-controller-manager in kube-system (the scheduler: kube-scheduler).
     #[arg(long)]
     leader_elect: bool,
     /// A file with the CA that pods verify the API server with; by default the one of the kubeconfig.
@@ -47,6 +50,7 @@ async fn main() -> anyhow::Result<()> {
     let client = Client::try_from(config).context("the client cannot be set up")?;
     let run = RunOptions {
         controllers: flags.controllers,
+        scheduler: flags.scheduler,
         leader_elect: flags.leader_elect.then(identity),
         admin: flags.admin,
         seed: None,

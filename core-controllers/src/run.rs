@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use kube::Client;
-use windlass::{BoxError, Lease, Manager, random::Source};
+use windlass::{BoxError, CancellationToken, Lease, Manager, random::Source};
+use windlass_scheduler::Scheduler;
 
 use crate::{Options, table};
 
@@ -15,6 +16,8 @@ pub const LEASE: (&str, &str) = ("kube-system", "kube-controller-manager");
 pub struct RunOptions {
     /// Which controllers, as in `--controllers`.
     pub controllers: Vec<String>,
+    /// Run the scheduler beside them.
+    pub scheduler: bool,
     /// Hold the lease before doing anything, under this identity.
     pub leader_elect: Option<String>,
     /// Serve health and metrics here.
@@ -29,6 +32,7 @@ impl Default for RunOptions {
     fn default() -> Self {
         Self {
             controllers: vec!["*".to_owned()],
+            scheduler: false,
             leader_elect: None,
             admin: None,
             seed: None,
@@ -57,7 +61,19 @@ pub fn manager(client: Client, run: &RunOptions) -> Result<Manager, table::Unkno
     Ok(builder.build())
 }
 
-/// Runs the chosen controllers until `shutdown` resolves.
+/// A manager with the scheduler, under a lease of its own: it is another component, and may move elsewhere alone.
+fn scheduler(client: Client, run: &RunOptions) -> Manager {
+    let random = run.seed.map_or_else(Source::from_entropy, Source::seeded).fork("scheduler");
+    let mut builder = Manager::seeded(client, random).field_manager("kube-scheduler");
+    builder.add(Scheduler);
+    if let Some(identity) = &run.leader_elect {
+        let (namespace, name) = windlass_scheduler::LEASE;
+        builder = builder.leader_election(Lease::new(namespace, name, identity));
+    }
+    builder.build()
+}
+
+/// Runs the chosen controllers, and the scheduler if asked for, until `shutdown` resolves.
 ///
 /// # Errors
 /// When a name is no controller's, or the admin address cannot be bound.
@@ -66,5 +82,16 @@ pub async fn run(
     run: RunOptions,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), BoxError> {
-    manager(client, &run)?.run(shutdown).await
+    let controllers = manager(client.clone(), &run)?;
+    if !run.scheduler {
+        return controllers.run(shutdown).await;
+    }
+    let stop = CancellationToken::new();
+    let scheduler = scheduler(client, &run).run(stop.clone().cancelled_owned());
+    let controllers = controllers.run(async {
+        shutdown.await;
+        stop.cancel();
+    });
+    let (controllers, scheduler) = tokio::join!(controllers, scheduler);
+    controllers.and(scheduler)
 }

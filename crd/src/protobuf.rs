@@ -348,7 +348,7 @@ fn object(name: &'static str, bytes: &[u8], depth: usize) -> Result<Value> {
 /// The zero time of Go stands for "no time".
 fn time(seconds: i64, nanos: i64, micro: bool) -> Value {
     const GO_ZERO: i64 = -62_135_596_800;
-    if seconds == GO_ZERO && nanos == 0 || (seconds == 0 && nanos == 0) {
+    if nanos == 0 && matches!(seconds, 0 | GO_ZERO) {
         return Value::Null;
     }
     let nanos = i32::try_from(nanos).unwrap_or(0);

@@ -180,7 +180,7 @@ async fn serve_node(
 ) {
     match tokio::net::TcpListener::bind(at).await {
         Ok(listener) => {
-            kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await
+            kubelet::server::serve(handle, listener, Arc::new(tls), Arc::new(authorizer), stop).await;
         }
         Err(error) => tracing::error!(%at, %error, "the node server cannot listen: no logs, no exec"),
     }

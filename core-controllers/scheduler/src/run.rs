@@ -132,7 +132,7 @@ impl State {
                 }
             }
             Delta::Deleted { last, .. } => {
-                self.snapshot.remove_node(last.metadata.name.as_deref().unwrap_or(""))
+                self.snapshot.remove_node(last.metadata.name.as_deref().unwrap_or(""));
             }
         }
     }

@@ -34,7 +34,9 @@ impl Cluster {
             options: Options { root_ca: Some("the CA".into()), ..Options::default() },
             ..RunOptions::default()
         };
-        let manager = windlass_controllers::manager(cluster.client.clone(), &run).unwrap();
+        let identity = Identity::new("system:kube-controller-manager", &[]);
+        let own = Client::new(InProcess::new(&server, identity), "default");
+        let manager = windlass_controllers::manager(own, &run).unwrap();
         cluster.run(manager);
         let mut kubelet = Manager::seeded(cluster.client.clone(), Source::seeded(2));
         kubelet.add(Controller::<Pod>::new("kubelet").workers(1).build(Kubelet));

@@ -14,7 +14,7 @@ pub(super) fn all(rows: &[Row], dialect: Dialect) -> Value {
         out.entry(format!("{base}/")).or_insert_with(|| json!({"get": resource_list(row, dialect)}));
         let home = if row.namespaced {
             if row.verbs.iter().any(|verb| verb == "list") {
-                let mut all = item(row, dialect, &[("get", "list")], row_name(row), &row.kind, None);
+                let mut all = item(row, dialect, &[("get", "list")], &row_name(row), &row.kind, None);
                 all["parameters"] = shared_parameters(false, false, dialect);
                 out.insert(format!("{base}/{}", row.plural), all);
             }
@@ -31,12 +31,12 @@ pub(super) fn all(rows: &[Row], dialect: Dialect) -> Value {
         };
         let name = row_name(row);
         let collection = [("get", "list"), ("post", "create"), ("delete", "deletecollection")];
-        put(home.clone(), item(row, dialect, &collection, name.clone(), &row.kind, None), false);
+        put(home.clone(), item(row, dialect, &collection, &name, &row.kind, None), false);
         let single = [("get", "get"), ("put", "update"), ("patch", "patch"), ("delete", "delete")];
-        put(format!("{home}/{{name}}"), item(row, dialect, &single, name, &row.kind, None), true);
+        put(format!("{home}/{{name}}"), item(row, dialect, &single, &name, &row.kind, None), true);
         for sub in &row.subresources {
             let methods = [("get", "get"), ("post", "create"), ("put", "update"), ("patch", "patch")];
-            let value = item(row, dialect, &methods, sub_name(row, sub), &sub.kind, Some(sub));
+            let value = item(row, dialect, &methods, &sub_name(row, sub), &sub.kind, Some(sub));
             put(format!("{home}/{{name}}/{}", sub.name), value, true);
         }
     }
@@ -89,7 +89,7 @@ fn item(
     row: &Row,
     dialect: Dialect,
     methods: &[(&str, &str)],
-    definition: String,
+    definition: &str,
     kind: &str,
     sub: Option<&SubRow>,
 ) -> Value {
@@ -97,7 +97,7 @@ fn item(
     let mut out = Map::new();
     for (method, verb) in methods {
         if verbs.iter().any(|one| one == verb) {
-            out.insert((*method).to_owned(), operation(row, dialect, verb, &definition, kind, sub));
+            out.insert((*method).to_owned(), operation(row, dialect, verb, definition, kind, sub));
         }
     }
     Value::Object(out)

@@ -149,6 +149,7 @@ pub fn tidy(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> ApiResult
         structural::prune(obj, &schema);
     } else {
         strict::prune_unknown(obj, &schema);
+        strict::canonicalise(obj, &schema);
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use crate::{
     events,
     registry::{Convert, Resource, Subresource, Table, Text, Verbs},
     strategy::{
-        Plain, Strategy, access, apps, batch, core as plain, definition, listed, namespace, pod, service,
+        Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed,
+        namespace, node, pod, service,
     },
 };
 
@@ -131,8 +132,8 @@ fn core() -> Vec<Row> {
         v1("Binding", "bindings").verbs(Verbs::CREATE),
         v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
         v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
-        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(plain::Event),
-        v1("LimitRange", "limitranges").short(&["limits"]),
+        v1("Event", "events").short(&["ev"]).converts(events::convert()).by(event::Event),
+        v1("LimitRange", "limitranges").short(&["limits"]).by(listed::LIMIT_RANGE),
         v1("Namespace", "namespaces")
             .short(&["ns"])
             .cluster()
@@ -146,7 +147,7 @@ fn core() -> Vec<Row> {
             .stored_at("minions")
             .status()
             .sub_kind("proxy", Verbs::PROXY, "", "v1", "NodeProxyOptions")
-            .by(plain::Node),
+            .by(node::Node),
         v1("PersistentVolume", "persistentvolumes")
             .short(&["pv"])
             .cluster()
@@ -230,13 +231,13 @@ fn workloads() -> Vec<Row> {
             .all()
             .converts(crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
         kind("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             .short(&["hpa"])
             .all()
             .stored_as("autoscaling/v2", crate::autoscaling::convert())
             .status()
-            .by(listed::AUTOSCALER),
+            .by(autoscaler::AUTOSCALER),
     ]
 }
 
@@ -344,7 +345,7 @@ fn other() -> Vec<Row> {
         kind("events.k8s.io", "v1", "Event", "events")
             .short(&["ev"])
             .stored_as("v1", events::convert())
-            .by(plain::Event),
+            .by(event::Event),
         flow("FlowSchema", "flowschemas").by(listed::FLOW_SCHEMA),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),

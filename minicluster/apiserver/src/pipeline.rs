@@ -66,14 +66,8 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let info = RequestInfo::new(request.method(), uri.path(), &query);
     let label = info.clone();
     let long_running = is_long_running(&info);
-    let _slot = match Slot::take(&api, long_running) {
-        Some(slot) => slot,
-        None => {
-            return body::failure(&ApiError::too_many_requests(
-                "Too many requests, please try again later.",
-                1,
-            ));
-        }
+    let Some(_slot) = Slot::take(&api, long_running) else {
+        return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1));
     };
     let answer = AssertUnwindSafe(route(Arc::clone(&api), request, info, query)).catch_unwind();
     let answer = if long_running { Ok(answer.await) } else { timeout(REQUEST_TIMEOUT, answer).await };

@@ -29,7 +29,7 @@ pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let mut review = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
     match cx.resource.kind.as_ref() {
         "SelfSubjectReview" => {
-            object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) }))
+            object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) }));
         }
         "SelfSubjectAccessReview" => access(cx, &cx.user.clone(), &mut review)?,
         "SubjectAccessReview" => {

@@ -6,18 +6,23 @@
 
 pub(crate) mod access;
 pub(crate) mod apps;
+pub(crate) mod autoscaler;
 pub(crate) mod batch;
+mod checks;
 pub(crate) mod columns;
 mod container;
 pub(crate) mod core;
 pub(crate) mod definition;
+pub(crate) mod event;
 pub(crate) mod listed;
 pub(crate) mod namespace;
+pub(crate) mod node;
 pub(crate) mod pod;
 mod pod_columns;
 pub(crate) mod pod_defaults;
 pub(crate) mod pod_spec;
 pub(crate) mod service;
+mod storage;
 mod volumes;
 
 use serde_json::Value;

@@ -58,7 +58,8 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
     })
 }
 
-fn created_at() -> Column {
+/// The one column of kinds without a printer: when the object was created.
+pub fn created_at() -> Column {
     Column::new("Created At", |obj| object::text(obj, &["metadata", "creationTimestamp"]).into())
         .typed("date")
 }

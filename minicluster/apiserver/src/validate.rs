@@ -19,14 +19,14 @@ pub fn metadata(resource: &Resource, obj: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     let given = object::name(obj);
     if given.is_empty() {
-        errors.push(Error::required(&path.child("name"), "name or generateName is required"));
+        errors.push(Error::required(path.child("name"), "name or generateName is required"));
     } else if let Err(why) = resource.strategy.check_name(given) {
-        errors.push(Error::invalid(&path.child("name"), given, why));
+        errors.push(Error::invalid(path.child("name"), given, why));
     }
     if resource.namespaced
         && let Err(why) = name::dns1123_label(object::namespace(obj))
     {
-        errors.push(Error::invalid(&path.child("namespace"), object::namespace(obj), why));
+        errors.push(Error::invalid(path.child("namespace"), object::namespace(obj), why));
     }
     common(&path, obj, &mut errors);
     errors
@@ -37,7 +37,7 @@ pub fn metadata_update(resource: &Resource, obj: &Value, old: &Value) -> ErrorLi
     let path = field::root("metadata");
     let mut errors = ErrorList::new();
     let immutable =
-        |field: &'static str, new: &str| Error::invalid(&path.child(field), new, "field is immutable");
+        |field: &'static str, new: &str| Error::invalid(path.child(field), new, "field is immutable");
     if object::name(obj) != object::name(old) {
         errors.push(immutable("name", object::name(obj)));
     }
@@ -49,7 +49,7 @@ pub fn metadata_update(resource: &Resource, obj: &Value, old: &Value) -> ErrorLi
         for finalizer in object::finalizers(obj) {
             if !before.contains(&finalizer) {
                 errors.push(Error::forbidden(
-                    &path.child("finalizers"),
+                    path.child("finalizers"),
                     format!(
                         "no new finalizers can be added if the object is being deleted, found new finalizers \
                          []string{{\"{finalizer}\"}}"
@@ -67,7 +67,7 @@ fn common(path: &Path, obj: &Value, errors: &mut ErrorList) {
     annotations(&path.child("annotations"), object::at(obj, &["metadata", "annotations"]), errors);
     for finalizer in object::finalizers(obj) {
         if let Err(why) = name::qualified_name(&finalizer) {
-            errors.push(Error::invalid(&path.child("finalizers"), finalizer, why));
+            errors.push(Error::invalid(path.child("finalizers"), finalizer, why));
         }
     }
     owner_references(
@@ -108,7 +108,7 @@ fn owner_references(path: &Path, owners: &[Value], errors: &mut ErrorList) {
         let path = path.index(i);
         for field in ["apiVersion", "kind", "name", "uid"] {
             if object::text(owner, &[field]).is_empty() {
-                errors.push(Error::invalid(&path.child(field), "", "must not be empty"));
+                errors.push(Error::invalid(path.child(field), "", "must not be empty"));
             }
         }
         if owner.get("controller").and_then(Value::as_bool) == Some(true) {

@@ -57,9 +57,8 @@ pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
         _ => TIMEOUT_MIN_SECONDS + cx.api.random(TIMEOUT_MIN_SECONDS),
     };
     let now = Instant::now();
-    let watcher = match cx.api.store.watch(&start.prefix, start.after) {
-        Ok(watcher) => watcher,
-        Err(_) => return Ok(respond(stream::iter([Ok(Frame::data(too_old(start.after)))]))),
+    let Ok(watcher) = cx.api.store.watch(&start.prefix, start.after) else {
+        return Ok(respond(stream::iter([Ok(Frame::data(too_old(start.after)))])));
     };
     let state = Stream {
         form,

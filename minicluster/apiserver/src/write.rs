@@ -458,7 +458,7 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
     if rv.is_empty() || rv == "0" {
         if part == Part::Main && !cx.resource.strategy.allows_unconditional_update() {
             let error = field::Error::invalid(
-                &field::root("metadata").child("resourceVersion"),
+                field::root("metadata").child("resourceVersion"),
                 0,
                 "must be specified for an update",
             );

@@ -104,7 +104,7 @@ async fn lease_updates(store: &Store, total: usize) -> f64 {
                 for i in 0..total / WRITERS {
                     // 16 nodes a writer: about a thousand leases renewed over and over.
                     let key: Arc<str> = format!("/registry/leases/kube-node-lease/node-{w}").into();
-                    let value = format!("{:0>400}", i);
+                    let value = format!("{i:0>400}");
                     let txn = Txn::put(key, Payload::plain(value), revision);
                     if let minicluster_store::Outcome::Committed { revision: r, .. } =
                         store.txn(txn).await.expect("a write")

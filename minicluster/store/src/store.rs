@@ -437,7 +437,7 @@ fn write_loop(
         match committed {
             Ok(()) => {
                 inner.publish(&state, batch.events);
-                if batches % DISK_BYTES_EVERY == 0 {
+                if batches.is_multiple_of(DISK_BYTES_EVERY) {
                     inner.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
                 }
                 batches += 1;

@@ -140,7 +140,11 @@ mod tests {
             match object["roleRef"]["name"].as_str() {
                 Some(role) => assert!(names.contains(&role), "{role}"),
                 None => {
-                    assert!(!object["rules"].as_array().unwrap().is_empty(), "{}", object["metadata"]["name"])
+                    assert!(
+                        !object["rules"].as_array().unwrap().is_empty(),
+                        "{}",
+                        object["metadata"]["name"]
+                    );
                 }
             }
         }

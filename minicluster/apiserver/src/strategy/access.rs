@@ -6,7 +6,7 @@ use windlass_crd::{
     name,
 };
 
-use super::{Part, Strategy};
+use super::{Column, Part, Strategy, columns};
 use crate::object;
 
 /// Role and ClusterRole.
@@ -35,23 +35,23 @@ impl Strategy for Role {
             let path = field::root("rules").index(i);
             let has = |key: &str| !object::list(rule, &[key]).is_empty();
             if !has("verbs") {
-                errors.push(Error::required(&path.child("verbs"), "verbs must contain at least one value"));
+                errors.push(Error::required(path.child("verbs"), "verbs must contain at least one value"));
             }
             if has("nonResourceURLs") {
                 if has("apiGroups") || has("resources") || has("resourceNames") {
                     let detail = "rules cannot apply to both regular resources and non-resource URLs";
                     let urls = rule.get("nonResourceURLs").cloned().unwrap_or_default();
-                    errors.push(Error::invalid(&path.child("nonResourceURLs"), urls, detail));
+                    errors.push(Error::invalid(path.child("nonResourceURLs"), urls, detail));
                 }
                 continue;
             }
             if !has("apiGroups") {
                 let detail = "resource rules must supply at least one api group";
-                errors.push(Error::required(&path.child("apiGroups"), detail));
+                errors.push(Error::required(path.child("apiGroups"), detail));
             }
             if !has("resources") {
                 let detail = "resource rules must supply at least one resource";
-                errors.push(Error::required(&path.child("resources"), detail));
+                errors.push(Error::required(path.child("resources"), detail));
             }
         }
         errors
@@ -88,15 +88,15 @@ impl Strategy for Binding {
         let allowed: &[&str] =
             if object::namespace(obj).is_empty() { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
         if !allowed.contains(&kind) {
-            errors.push(Error::not_supported(&path.child("kind"), kind, allowed));
+            errors.push(Error::not_supported(path.child("kind"), kind, allowed));
         }
         if object::text(obj, &["roleRef", "name"]).is_empty() {
-            errors.push(Error::required(&path.child("name"), ""));
+            errors.push(Error::required(path.child("name"), ""));
         }
         for (i, subject) in object::list(obj, &["subjects"]).iter().enumerate() {
             let path = field::root("subjects").index(i);
             if object::text(subject, &["name"]).is_empty() {
-                errors.push(Error::required(&path.child("name"), ""));
+                errors.push(Error::required(path.child("name"), ""));
             }
             let kind = object::text(subject, &["kind"]);
             match kind {
@@ -104,12 +104,12 @@ impl Strategy for Binding {
                     if object::text(subject, &["namespace"]).is_empty()
                         && object::namespace(obj).is_empty() =>
                 {
-                    errors.push(Error::required(&path.child("namespace"), ""));
+                    errors.push(Error::required(path.child("namespace"), ""));
                 }
                 "ServiceAccount" | "User" | "Group" => {}
                 _ => {
                     let kinds = ["ServiceAccount", "User", "Group"];
-                    errors.push(Error::not_supported(&path.child("kind"), kind, &kinds));
+                    errors.push(Error::not_supported(path.child("kind"), kind, &kinds));
                 }
             }
         }
@@ -120,10 +120,41 @@ impl Strategy for Binding {
         let mut errors = if part == Part::Main { self.validate(obj) } else { ErrorList::new() };
         if obj.get("roleRef") != old.get("roleRef") {
             let role = obj.get("roleRef").cloned().unwrap_or_default();
-            errors.push(Error::invalid(&field::root("roleRef"), role, "cannot change roleRef"));
+            errors.push(Error::invalid(field::root("roleRef"), role, "cannot change roleRef"));
         }
         errors
     }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let role = |obj: &Value| {
+            let text = |field: &str| object::text(obj, &["roleRef", field]);
+            format!("{}/{}", text("kind"), text("name"))
+        };
+        Some(vec![
+            columns::made("Role", role),
+            columns::age(),
+            columns::made("Users", |obj| subjects(obj, "User")).wide(),
+            columns::made("Groups", |obj| subjects(obj, "Group")).wide(),
+            columns::made("ServiceAccounts", |obj| subjects(obj, "ServiceAccount")).wide(),
+        ])
+    }
+}
+
+/// The subjects of a binding of one kind; service accounts with their namespaces.
+fn subjects(obj: &Value, kind: &str) -> String {
+    let names: Vec<String> = object::list(obj, &["subjects"])
+        .iter()
+        .filter(|subject| object::text(subject, &["kind"]) == kind)
+        .map(|subject| {
+            let name = object::text(subject, &["name"]);
+            if kind == "ServiceAccount" {
+                format!("{}/{name}", object::text(subject, &["namespace"]))
+            } else {
+                name.to_owned()
+            }
+        })
+        .collect();
+    names.join(", ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,4 @@
-//! The smaller core kinds: ConfigMap, Secret, ServiceAccount, Endpoints, EndpointSlice, Node, Event, Lease,
-//! PriorityClass.
+//! The smaller core kinds: ConfigMap, Secret, ServiceAccount, Endpoints, EndpointSlice, Lease, PriorityClass.
 //!
 //! Source: `pkg/registry/core/*/strategy.go`, `pkg/apis/core/validation/validation.go`.
 
@@ -10,7 +9,7 @@ use windlass_crd::{
 };
 
 use super::{Column, Part, Strategy, apps::immutable, columns, pod_spec::one_of};
-use crate::{object, table};
+use crate::object;
 
 /// ConfigMap.
 pub(crate) struct ConfigMap;
@@ -22,10 +21,6 @@ pub(crate) struct ServiceAccount;
 pub(crate) struct Endpoints;
 /// EndpointSlice.
 pub(crate) struct EndpointSlice;
-/// Node.
-pub(crate) struct Node;
-/// Event, of both groups.
-pub(crate) struct Event;
 /// Lease.
 pub(crate) struct Lease;
 /// PriorityClass.
@@ -307,225 +302,6 @@ impl Strategy for EndpointSlice {
     }
 }
 
-impl Strategy for Node {
-    fn default(&self, obj: &mut Value) {
-        if object::at(obj, &["status", "allocatable"]).is_none()
-            && let Some(capacity) = object::at(obj, &["status", "capacity"]).cloned()
-        {
-            object::set(obj, &["status", "allocatable"], capacity);
-        }
-    }
-
-    fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let path = field::root("metadata").child("taints");
-        let mut seen = std::collections::BTreeSet::new();
-        for (i, taint) in object::list(obj, &["spec", "taints"]).iter().enumerate() {
-            let at = field::root("spec").child("taints").index(i);
-            let (key, effect) = (object::text(taint, &["key"]), object::text(taint, &["effect"]));
-            let faults = name::qualified_name_faults(key).into_iter();
-            errors.extend(faults.map(|why| Error::invalid(at.child("key"), key, why)));
-            let value = object::text(taint, &["value"]);
-            let faults = name::label_value_faults(value).into_iter();
-            errors.extend(faults.map(|why| Error::invalid(at.child("value"), value, why)));
-            if effect.is_empty() {
-                errors.push(Error::required(at.child("effect"), ""));
-            }
-            one_of(taint, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"], &at, &mut errors);
-            if !seen.insert((key, effect)) {
-                errors.push(Error::duplicate(path.index(i), taint.clone()));
-            }
-        }
-        errors
-    }
-
-    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(obj);
-        let (new_id, old_id) =
-            (object::text(obj, &["spec", "providerID"]), object::text(old, &["spec", "providerID"]));
-        if !old_id.is_empty() && new_id != old_id {
-            let detail = "node updates may not change providerID except from \"\" to valid";
-            errors.push(Error::forbidden(field::root("spec").child("providerID"), detail));
-        }
-        let cidrs = ["spec", "podCIDRs"];
-        if object::at(old, &cidrs).is_some() && object::at(obj, &cidrs) != object::at(old, &cidrs) {
-            let detail = "node updates may not change podCIDR except from \"\" to valid";
-            errors.push(Error::forbidden(field::root("spec").child("podCIDRs"), detail));
-        }
-        errors
-    }
-
-    fn columns(&self) -> Option<Vec<Column>> {
-        let address = |obj: &Value, kind: &str| {
-            let all = object::list(obj, &["status", "addresses"]);
-            let found = all.iter().find(|a| object::text(a, &["type"]) == kind);
-            columns::or_none(found.map_or("", |a| object::text(a, &["address"])))
-        };
-        let unknown = |name: &str, path: &'static [&'static str]| {
-            Column::new(name, move |obj| match object::text(obj, path) {
-                "" => "<unknown>".into(),
-                text => text.into(),
-            })
-        };
-        Some(vec![
-            columns::made("Status", node_status),
-            columns::made("Roles", node_roles),
-            columns::age(),
-            columns::text("Version", &["status", "nodeInfo", "kubeletVersion"]),
-            Column::new("Internal-IP", move |obj| address(obj, "InternalIP").into()).wide(),
-            Column::new("External-IP", move |obj| address(obj, "ExternalIP").into()).wide(),
-            unknown("OS-Image", &["status", "nodeInfo", "osImage"]).wide(),
-            unknown("Kernel-Version", &["status", "nodeInfo", "kernelVersion"]).wide(),
-            unknown("Container-Runtime", &["status", "nodeInfo", "containerRuntimeVersion"]).wide(),
-        ])
-    }
-
-    fn fields(&self) -> Fields {
-        &[("spec.unschedulable", |o| {
-            (object::at(o, &["spec", "unschedulable"]) == Some(&Value::Bool(true))).to_string()
-        })]
-    }
-}
-
-fn node_status(obj: &Value) -> String {
-    let ready =
-        object::list(obj, &["status", "conditions"]).iter().find(|c| object::text(c, &["type"]) == "Ready");
-    let mut out = match ready.map(|c| object::text(c, &["status"])) {
-        Some("True") => "Ready",
-        Some(_) => "NotReady",
-        None => "Unknown",
-    }
-    .to_owned();
-    if object::at(obj, &["spec", "unschedulable"]) == Some(&Value::Bool(true)) {
-        out.push_str(",SchedulingDisabled");
-    }
-    out
-}
-
-fn node_roles(obj: &Value) -> String {
-    let labels = object::at(obj, &["metadata", "labels"]).and_then(Value::as_object);
-    let roles = labels.into_iter().flatten().filter_map(|(key, value)| {
-        if let Some(role) = key.strip_prefix("node-role.kubernetes.io/") {
-            return Some(role).filter(|role| !role.is_empty());
-        }
-        (key == "kubernetes.io/role").then(|| value.as_str()).flatten()
-    });
-    let all: std::collections::BTreeSet<&str> = roles.collect();
-    columns::or_none(&all.into_iter().collect::<Vec<_>>().join(","))
-}
-
-/// A field of an event, by its core name or its `events.k8s.io` name.
-fn event_text<'v>(obj: &'v Value, core: &[&str], new: &[&str]) -> &'v str {
-    match object::text(obj, core) {
-        "" => object::text(obj, new),
-        text => text,
-    }
-}
-
-fn event_count(obj: &Value) -> i64 {
-    object::number(obj, &["series", "count"])
-        .or_else(|| object::number(obj, &["count"]))
-        .or_else(|| object::number(obj, &["deprecatedCount"]))
-        .filter(|count| *count > 0)
-        .unwrap_or(1)
-}
-
-fn event_times(obj: &Value) -> (String, String) {
-    let own = object::text(obj, &["eventTime"]).to_owned();
-    let first = match event_text(obj, &["firstTimestamp"], &["deprecatedFirstTimestamp"]) {
-        "" => own.clone(),
-        text => text.to_owned(),
-    };
-    let series = object::text(obj, &["series", "lastObservedTime"]);
-    let last = match (series, event_text(obj, &["lastTimestamp"], &["deprecatedLastTimestamp"])) {
-        ("", "") => first.clone(),
-        ("", last) => last.to_owned(),
-        (series, _) => series.to_owned(),
-    };
-    (first, last)
-}
-
-impl Strategy for Event {
-    fn columns(&self) -> Option<Vec<Column>> {
-        let target = |obj: &Value| {
-            let kind = event_text(obj, &["involvedObject", "kind"], &["regarding", "kind"]).to_lowercase();
-            let name = event_text(obj, &["involvedObject", "name"], &["regarding", "name"]);
-            if name.is_empty() { kind } else { format!("{kind}/{name}") }
-        };
-        let source = |obj: &Value| {
-            let component =
-                match event_text(obj, &["source", "component"], &["deprecatedSource", "component"]) {
-                    "" => event_text(obj, &["reportingComponent"], &["reportingController"]),
-                    text => text,
-                };
-            let host = match event_text(obj, &["source", "host"], &["deprecatedSource", "host"]) {
-                "" => object::text(obj, &["reportingInstance"]),
-                text => text,
-            };
-            if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
-        };
-        Some(vec![
-            columns::made("Last Seen", |o| table::since(&event_times(o).1)),
-            columns::text("Type", &["type"]),
-            columns::text("Reason", &["reason"]),
-            columns::made("Object", target),
-            columns::made("Subobject", |o| {
-                event_text(o, &["involvedObject", "fieldPath"], &["regarding", "fieldPath"]).to_owned()
-            })
-            .wide(),
-            columns::made("Source", source).wide(),
-            columns::made("Message", |o| event_text(o, &["message"], &["note"]).trim().to_owned()),
-            columns::made("First Seen", |o| table::since(&event_times(o).0)).wide(),
-            Column::new("Count", |o| event_count(o).into()).typed("integer").wide(),
-            Column { format: "name", ..columns::text("Name", &["metadata", "name"]).wide() },
-        ])
-    }
-
-    fn fields(&self) -> Fields {
-        &[
-            ("involvedObject.kind", |o| {
-                event_text(o, &["involvedObject", "kind"], &["regarding", "kind"]).to_owned()
-            }),
-            ("involvedObject.namespace", |o| {
-                event_text(o, &["involvedObject", "namespace"], &["regarding", "namespace"]).to_owned()
-            }),
-            ("involvedObject.name", |o| {
-                event_text(o, &["involvedObject", "name"], &["regarding", "name"]).to_owned()
-            }),
-            ("involvedObject.uid", |o| {
-                event_text(o, &["involvedObject", "uid"], &["regarding", "uid"]).to_owned()
-            }),
-            ("involvedObject.apiVersion", |o| {
-                event_text(o, &["involvedObject", "apiVersion"], &["regarding", "apiVersion"]).to_owned()
-            }),
-            ("involvedObject.resourceVersion", |o| {
-                event_text(o, &["involvedObject", "resourceVersion"], &["regarding", "resourceVersion"])
-                    .to_owned()
-            }),
-            ("involvedObject.fieldPath", |o| {
-                event_text(o, &["involvedObject", "fieldPath"], &["regarding", "fieldPath"]).to_owned()
-            }),
-            ("reason", |o| object::text(o, &["reason"]).to_owned()),
-            ("reportingComponent", |o| {
-                event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()
-            }),
-            ("reportingController", |o| {
-                event_text(o, &["reportingComponent"], &["reportingController"]).to_owned()
-            }),
-            ("source", |o| {
-                match event_text(o, &["source", "component"], &["deprecatedSource", "component"]) {
-                    "" => event_text(o, &["reportingComponent"], &["reportingController"]).to_owned(),
-                    text => text.to_owned(),
-                }
-            }),
-            ("type", |o| object::text(o, &["type"]).to_owned()),
-        ]
-    }
-}
-
 impl Strategy for Lease {
     fn validate(&self, obj: &Value) -> ErrorList {
         let path = field::root("spec");
@@ -640,11 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_and_endpoints_print_as_upstream() {
-        let node = json!({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": "", "kubernetes.io/role": "x"}},
-            "spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
-        assert_eq!(node_status(&node), "Ready,SchedulingDisabled");
-        assert_eq!(node_roles(&node), "control-plane,x");
+    fn endpoints_print_as_upstream() {
         let endpoints = json!({"subsets": [{"addresses": [{"ip": "1.1.1.1"}, {"ip": "1.1.1.2"}],
             "ports": [{"port": 80}, {"port": 81}]}]});
         assert_eq!(endpoint_cells(&endpoints), "1.1.1.1:80,1.1.1.1:81,1.1.1.2:80 + 1 more...");

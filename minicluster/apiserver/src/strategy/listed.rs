@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use windlass_crd::{field::ErrorList, quantity::Quantity};
 
-use super::{Column, Strategy, columns};
+use super::{Column, Strategy, checks, columns, storage};
 use crate::{object, table};
 
 /// A kind as a few functions.
@@ -29,7 +29,8 @@ impl Listed {
         }
     }
 
-    const fn defaults(self, default: fn(&mut Value)) -> Self {
+    /// With these defaults.
+    pub(super) const fn defaults(self, default: fn(&mut Value)) -> Self {
         Self { default, ..self }
     }
 
@@ -39,7 +40,7 @@ impl Listed {
     }
 
     /// With these checks of what changed from the old object.
-    pub(super) const fn keeps(self, update: fn(&Value, &Value) -> ErrorList) -> Self {
+    const fn keeps(self, update: fn(&Value, &Value) -> ErrorList) -> Self {
         Self { update, ..self }
     }
 
@@ -134,7 +135,8 @@ pub(crate) const INGRESS: Listed = Listed::new(|| {
         columns::age(),
     ]
 })
-.begins(|obj| object::set(obj, &["status"], json!({"loadBalancer": {}})));
+.begins(|obj| object::set(obj, &["status"], json!({"loadBalancer": {}})))
+.checks(checks::ingress);
 
 /// IngressClass.
 pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
@@ -165,7 +167,8 @@ pub(crate) const NETWORK_POLICY: Listed = Listed::new(|| {
     let egress = !object::list(obj, &["spec", "egress"]).is_empty();
     let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
     object::set(obj, &["spec", "policyTypes"], types);
-});
+})
+.checks(checks::network_policy);
 
 /// IPAddress.
 pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
@@ -212,7 +215,9 @@ pub(crate) const PERSISTENT_VOLUME: Listed = Listed::new(|| {
         or_unset("VolumeMode", &["spec", "volumeMode"]).wide(),
     ]
 })
-.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})));
+.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})))
+.checks(storage::volume)
+.keeps(storage::volume_update);
 
 /// PersistentVolumeClaim.
 pub(crate) const PERSISTENT_VOLUME_CLAIM: Listed = Listed::new(|| {
@@ -236,7 +241,9 @@ pub(crate) const PERSISTENT_VOLUME_CLAIM: Listed = Listed::new(|| {
         or_unset("VolumeMode", &["spec", "volumeMode"]).wide(),
     ]
 })
-.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})));
+.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})))
+.checks(storage::claim)
+.keeps(storage::claim_update);
 
 /// StorageClass.
 pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
@@ -254,7 +261,9 @@ pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
         flag("AllowVolumeExpansion", &["allowVolumeExpansion"]),
         columns::age(),
     ]
-});
+})
+.checks(storage::storage_class)
+.keeps(storage::storage_class_update);
 
 /// VolumeAttributesClass.
 pub(crate) const VOLUME_ATTRIBUTES_CLASS: Listed =
@@ -320,77 +329,8 @@ pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
         columns::number("Allowed Disruptions", &["status", "disruptionsAllowed"]),
         columns::age(),
     ]
-});
-
-/// HorizontalPodAutoscaler, v1 and v2.
-pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
-    let reference = |obj: &Value| {
-        let text = |field: &str| object::text(obj, &["spec", "scaleTargetRef", field]);
-        format!("{}/{}", text("kind"), text("name"))
-    };
-    let minimum = |obj: &Value| {
-        object::number(obj, &["spec", "minReplicas"]).map_or("<unset>".into(), |n| n.to_string())
-    };
-    vec![
-        columns::made("Reference", reference),
-        columns::made("Targets", metric_targets),
-        columns::made("MinPods", minimum),
-        columns::number("MaxPods", &["spec", "maxReplicas"]),
-        columns::number("Replicas", &["status", "currentReplicas"]),
-        columns::age(),
-    ]
 })
-.defaults(|obj| {
-    let is_v2 = object::text(obj, &["apiVersion"]) == "autoscaling/v2";
-    if is_v2 && object::list(obj, &["spec", "metrics"]).is_empty() && object::at(obj, &["spec"]).is_some() {
-        let cpu = json!([{"type": "Resource", "resource": {
-            "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
-        object::set(obj, &["spec", "metrics"], cpu);
-    }
-});
-
-fn metric_targets(obj: &Value) -> String {
-    let metrics = object::list(obj, &["spec", "metrics"]);
-    if let Some(target) = object::number(obj, &["spec", "targetCPUUtilizationPercentage"]) {
-        let current = object::number(obj, &["status", "currentCPUUtilizationPercentage"]);
-        return format!("cpu: {}/{target}%", current.map_or("<unknown>".to_owned(), |n| format!("{n}%")));
-    }
-    if metrics.is_empty() {
-        return "<none>".to_owned();
-    }
-    let current = object::list(obj, &["status", "currentMetrics"]);
-    let shown: Vec<String> =
-        metrics.iter().take(2).enumerate().map(|(i, metric)| one_target(metric, current.get(i))).collect();
-    let more = metrics.len().saturating_sub(shown.len());
-    let suffix = if more > 0 { format!(" + {more} more...") } else { String::new() };
-    format!("{}{suffix}", shown.join(", "))
-}
-
-fn one_target(metric: &Value, current: Option<&Value>) -> String {
-    let source = match object::text(metric, &["type"]) {
-        "Resource" => "resource",
-        "ContainerResource" => "containerResource",
-        "Pods" => "pods",
-        "Object" => "object",
-        "External" => "external",
-        _ => return "<unknown type>".to_owned(),
-    };
-    let target = object::at(metric, &[source, "target"]).unwrap_or(&Value::Null);
-    let now = current.and_then(|current| object::at(current, &[source, "current"])).unwrap_or(&Value::Null);
-    let show = |value: &Value| {
-        object::number(value, &["averageUtilization"])
-            .map(|n| format!("{n}%"))
-            .or_else(|| object::at(value, &["averageValue"]).and_then(Value::as_str).map(str::to_owned))
-            .or_else(|| object::at(value, &["value"]).and_then(Value::as_str).map(str::to_owned))
-    };
-    let name = object::text(metric, &[source, "name"]);
-    let prefix = if name.is_empty() { String::new() } else { format!("{name}: ") };
-    format!(
-        "{prefix}{}/{}",
-        show(now).unwrap_or_else(|| "<unknown>".into()),
-        show(target).unwrap_or_else(|| "<auto>".into())
-    )
-}
+.checks(checks::budget);
 
 /// ResourceQuota.
 pub(crate) const RESOURCE_QUOTA: Listed = Listed::new(|| {
@@ -412,7 +352,12 @@ pub(crate) const RESOURCE_QUOTA: Listed = Listed::new(|| {
         Column::new("Limit", move |obj| used(obj, true).into()),
         columns::age(),
     ]
-});
+})
+.checks(checks::quota);
+
+/// LimitRange.
+pub(crate) const LIMIT_RANGE: Listed =
+    Listed::new(|| vec![table::created_at()]).defaults(checks::default_limits).checks(checks::limits);
 
 /// CertificateSigningRequest.
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
@@ -446,7 +391,8 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
         columns::made("RequestedDuration", duration),
         columns::made("Condition", condition),
     ]
-});
+})
+.checks(checks::signing_request);
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 pub(crate) const WEBHOOKS: Listed =
@@ -508,7 +454,9 @@ pub(crate) const API_SERVICE: Listed = Listed::new(|| {
 
 /// RuntimeClass.
 pub(crate) const RUNTIME_CLASS: Listed =
-    Listed::new(|| vec![columns::text("Handler", &["handler"]), columns::age()]);
+    Listed::new(|| vec![columns::text("Handler", &["handler"]), columns::age()])
+        .checks(checks::runtime_class)
+        .keeps(checks::runtime_class_update);
 
 /// FlowSchema.
 pub(crate) const FLOW_SCHEMA: Listed = Listed::new(|| {
@@ -567,12 +515,6 @@ mod tests {
         );
         let budget = json!({"spec": {"minAvailable": "50%"}, "status": {"disruptionsAllowed": 1}});
         assert_eq!(cells(&POD_DISRUPTION_BUDGET, &budget), [json!("50%"), json!("N/A"), json!(1)]);
-        let scaler = json!({"spec": {"scaleTargetRef": {"kind": "Deployment", "name": "web"}, "minReplicas": 1, "maxReplicas": 3,
-            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]}});
-        assert_eq!(
-            cells(&AUTOSCALER, &scaler),
-            [json!("Deployment/web"), json!("cpu: <unknown>/80%"), json!("1"), json!(3), json!(0)]
-        );
         let ingress = json!({"spec": {"rules": [{"host": "a"}, {"host": "b"}, {"host": "c"}, {"host": "d"}], "tls": [{}]}});
         assert_eq!(
             cells(&INGRESS, &ingress),

@@ -112,7 +112,6 @@ fn refused(error: &RuntimeError) -> Response<Body> {
 }
 
 /// The running instance of a container.
-#[expect(clippy::result_large_err, reason = "the error is the answer")]
 fn running(kubelet: &Handle, namespace: &str, pod: &str, container: &str) -> Result<String, Response<Body>> {
     let Some(cell) = kubelet.find(namespace, pod) else {
         return Err(text(StatusCode::NOT_FOUND, format!("pod \"{pod}\" does not exist")));
