@@ -177,6 +177,14 @@ pub fn apply(
     Ok(new)
 }
 
+/// Checks that a configuration names only what its schema declares, before anything else is done with it.
+///
+/// # Errors
+/// [`ApplyError::Invalid`], with all that does not fit.
+pub fn check(patch: &Value, schema: &Schema) -> Result<(), ApplyError> {
+    walk::field_set(patch, Some(schema)).map(|_| ()).map_err(|reason| invalid(patch, reason))
+}
+
 fn owner(manager: &Manager<'_>, applies: bool) -> Owner {
     let name = if manager.name.is_empty() { "unknown" } else { manager.name };
     Owner {
@@ -258,7 +266,7 @@ fn prune(merged: Value, last: &Set, managers: &Managers, schema: &Schema) -> Val
     }
     let schema = Some(schema);
     let named = |set: &Set| walk::with_named_fields(set, schema);
-    let all = |value: &Value| named(&walk::field_set(value, schema).unwrap_or_default());
+    let all = |value: &Value| named(&walk::known_fields(value, schema));
     let without = |gone: &Set| walk::remove(&merged, gone, schema, Emptied::Null).unwrap_or_default();
     let others = managers.0.iter().fold(Set::default(), |a, e| a.union(&e.set())).difference(last);
     let last = named(last);
@@ -313,7 +321,7 @@ fn only_with_last_applied(
     }
     let text = live.pointer("/metadata/annotations").and_then(|a| a.get(ANNOTATION)).and_then(Value::as_str);
     let Some(Ok(last)) = text.map(serde_json::from_str::<Value>) else { return false };
-    let Ok(mut known) = walk::field_set(&last, Some(schema)) else { return false };
+    let mut known = walk::known_fields(&last, Some(schema));
     known.insert(&["metadata", "annotations", ANNOTATION].map(set::field_element));
     conflicts.iter().all(|(_, set)| set.difference(&known).is_empty())
 }

@@ -235,6 +235,14 @@ fn bad_lists_are_refused() {
     );
     let bare = deployment(&json!({"template": {"spec": {"containers": [{"image": "a"}]}}}));
     assert!(applied(None, &bare, "me").unwrap_err().contains("omits key field \"name\""));
+    let unknown =
+        deployment(&json!({"replcas": 1, "template": {"spec": {"containers": [{"name": "a", "x": 1}]}}}));
+    assert_eq!(
+        check(&unknown, &schema()).unwrap_err().to_string(),
+        "failed to create typed patch object (d/web; apps/v1, Kind=Deployment): errors:\n  \
+         .spec.replcas: field not declared in schema\n  \
+         .spec.template.spec.containers[name=\"a\"].x: field not declared in schema"
+    );
 }
 
 #[test]

@@ -73,61 +73,83 @@ fn items_by_element<'a>(
 /// The fields that a configuration names: leaves, list items, and empty or undeclared maps.
 ///
 /// # Errors
-/// When a keyed list has an item without keys, or two of the same.
+/// When a field is not in the schema, a keyed list has an item without keys, or two of the same.
 pub(super) fn field_set(value: &Value, schema: Option<&Schema>) -> Result<Set, String> {
-    match named(value, schema) {
-        Ok((_, set)) => Ok(set),
-        Err(fault) => Err(format!("{}: {}", fault.path.concat(), fault.text)),
+    let mut faults = Vec::new();
+    let (_, set) = named(value, schema, &mut faults);
+    let texts: Vec<String> = faults.iter().map(|fault| format!("{}: {}", fault.path, fault.text)).collect();
+    match texts.as_slice() {
+        [] => Ok(set),
+        [one] => Err(one.clone()),
+        many => Err(format!("errors:\n  {}", many.join("\n  "))),
     }
+}
+
+/// The fields of an object that its schema knows; what is wrong with it is left out.
+pub(super) fn known_fields(value: &Value, schema: Option<&Schema>) -> Set {
+    named(value, schema, &mut Vec::new()).1
 }
 
 /// What is wrong with a configuration, and where, built up on the way out.
 struct Fault {
-    path: Vec<String>,
+    path: String,
     text: String,
 }
 
-impl Fault {
-    fn new(text: String) -> Self {
-        Self { path: Vec::new(), text }
-    }
-
-    fn below(mut self, element: &str) -> Self {
-        self.path.insert(0, show_element(element));
-        self
-    }
-}
-
 /// Whether the place itself is named, and the places below it.
-fn named(value: &Value, schema: Option<&Schema>) -> Result<(bool, Set), Fault> {
+fn named(value: &Value, schema: Option<&Schema>, faults: &mut Vec<Fault>) -> (bool, Set) {
     let mut out = Set::default();
     match shape(value, schema) {
-        Shape::Leaf => return Ok((true, out)),
+        Shape::Leaf => return (true, out),
         Shape::Map(map) => {
+            let closed = schema.is_some_and(|s| s.is_struct() && !s.keeps_unknown());
             for (name, member) in map {
-                let (leaf, child) = named(member, schema.and_then(|s| s.member(name)))
-                    .map_err(|fault| fault.below(&field_element(name)))?;
+                let inner = schema.and_then(|s| s.member(name));
+                if inner.is_none() && closed {
+                    let path = show_element(&field_element(name));
+                    faults.push(Fault { path, text: "field not declared in schema".to_owned() });
+                    continue;
+                }
                 let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
                 let undeclared = schema.is_none_or(|s| s.property(name).is_none());
+                let (leaf, child) = named_below(member, inner, &|| field_element(name), faults);
                 out.push(|| field_element(name), leaf || empty || undeclared, child);
             }
         }
         Shape::List(items, list) => {
             let inner = schema.and_then(Schema::items);
             for (i, item) in items.iter().enumerate() {
-                let element = item_element(item, list, inner)
-                    .map_err(|why| Fault::new(format!("element {i}: {why}")))?;
-                let (_, child) = named(item, inner).map_err(|fault| fault.below(&element))?;
-                if out.nodes().iter().any(|node| node.element == element) {
-                    let key = show_element(&element);
-                    return Err(Fault::new(format!("duplicate entries for key {key}")));
+                let mut fault = |text: String| faults.push(Fault { path: String::new(), text });
+                match item_element(item, list, inner) {
+                    Err(why) => fault(format!("element {i}: {why}")),
+                    Ok(element) if out.nodes().iter().any(|node| node.element == element) => {
+                        fault(format!("duplicate entries for key {}", show_element(&element)));
+                    }
+                    Ok(element) => {
+                        let (_, child) = named_below(item, inner, &|| element.clone(), faults);
+                        out.push(|| element, true, child);
+                    }
                 }
-                out.push(|| element, true, child);
             }
             out.sort();
         }
     }
-    Ok((false, out))
+    (false, out)
+}
+
+/// The same for a member, whose faults are found below its element.
+fn named_below(
+    value: &Value,
+    schema: Option<&Schema>,
+    element: &dyn Fn() -> Element,
+    faults: &mut Vec<Fault>,
+) -> (bool, Set) {
+    let before = faults.len();
+    let found = named(value, schema, faults);
+    for fault in &mut faults[before..] {
+        fault.path = format!("{}{}", show_element(&element()), fault.path);
+    }
+    found
 }
 
 /// What changed between two objects.

@@ -370,6 +370,7 @@ async fn server_side_apply(cx: &Context, part: Part, body: &[u8]) -> ApiResult<R
     if cx.resource.namespaced {
         take_namespace(cx, &mut applied)?;
     }
+    apply::check(&applied, &cx.resource.schema()).map_err(|e| apply_error(&e))?;
     let applied = decode::accept(cx, (applied, duplicates))?;
     let api_version = cx.resource.api_version();
     let time = object::now();

@@ -379,7 +379,7 @@ mod tests {
         f(&mut new);
         Pod.validate_update(Part::Main, &new, &running())
             .iter()
-            .map(std::string::ToString::to_string)
+            .map(ToString::to_string)
             .collect()
     }
 
