@@ -73,11 +73,9 @@ impl Informed {
     pub fn new(informers: &Informers) -> Self {
         let services = informers.get::<Service>(Scope::all());
         let slices = informers.get::<EndpointSlice>(Scope::all());
-        let (of, at, service_at): (
-            fn(&EndpointSlice) -> Option<String>,
-            fn(&EndpointSlice) -> Vec<String>,
-            fn(&Service) -> Vec<String>,
-        ) = (service_of, addresses_of, cluster_ips);
+        let of: fn(&EndpointSlice) -> Option<String> = service_of;
+        let at: fn(&EndpointSlice) -> Vec<String> = addresses_of;
+        let service_at: fn(&Service) -> Vec<String> = cluster_ips;
         Self {
             namespaces: informers.get(Scope::all()),
             slices_of: slices.index(by(of)),

@@ -133,7 +133,7 @@ impl Runtime for Cri {
         let version =
             call(CALL, self.runtime().version(pb::VersionRequest { version: "0.1.0".into() })).await?;
         let status = call(CALL, self.runtime().status(pb::StatusRequest { verbose: false })).await?;
-        Ok(convert::info(version, status.status.unwrap_or_default()))
+        Ok(convert::info(version, &status.status.unwrap_or_default()))
     }
 
     async fn pods(&self) -> Result<Vec<PodIdentity>> {

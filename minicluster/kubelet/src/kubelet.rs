@@ -83,6 +83,8 @@ impl Kubelet {
             })
         });
         let inbox = pods.inbox(&shared.config.node_name);
+        #[cfg(feature = "cri")]
+        own_tasks(&shared);
         adopt(&shared, &inbox).await;
         loop {
             tokio::select! {
@@ -145,6 +147,17 @@ impl Kubelet {
     }
 }
 
+/// What only a real node does: the pods of its own folder, and logs that do not grow for ever.
+#[cfg(feature = "cri")]
+fn own_tasks(shared: &Arc<Shared>) {
+    if let Some(folder) = shared.config.manifests.clone() {
+        crate::manifests::start(shared, folder);
+    }
+    if shared.volumes.is_some() {
+        tokio::spawn(crate::rotate::run(shared.clone()));
+    }
+}
+
 struct Started {
     shared: Arc<Shared>,
     pods: Pods,
@@ -154,8 +167,8 @@ struct Started {
 /// Takes up the pods there are; what the runtime holds and nobody asks for is taken down.
 async fn adopt(shared: &Arc<Shared>, inbox: &crate::source::Inbox) {
     let known = tokio::time::timeout(Duration::ZERO, inbox.take()).await.unwrap_or_default();
-    let wanted: BTreeSet<String> = known.keys().cloned().collect();
     apply(shared, known);
+    let wanted: BTreeSet<String> = shared.cells.lock().keys().cloned().collect();
     let held = shared.runtime.pods().await.unwrap_or_default();
     for id in held.iter().filter(|id| !wanted.contains(&id.uid)) {
         shared.orphan(id);

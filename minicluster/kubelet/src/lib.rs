@@ -24,9 +24,16 @@ pub mod server;
 pub mod volumes;
 
 mod events;
+#[cfg(feature = "cri")]
+mod files;
 mod kubelet;
+#[cfg(feature = "cri")]
+mod manifests;
+mod mirror;
 mod node;
 mod objects;
+#[cfg(feature = "cri")]
+mod rotate;
 mod source;
 mod worker;
 

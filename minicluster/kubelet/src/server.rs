@@ -131,8 +131,7 @@ async fn route(kubelet: &Handle, request: Request<Incoming>, path: &str) -> Resp
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let read = matches!(*request.method(), Method::GET | Method::HEAD);
     match parts.as_slice() {
-        ["healthz" | "healthz/ping"] if read => text(StatusCode::OK, "ok"),
-        ["healthz", "ping" | "log" | "syncloop"] if read => text(StatusCode::OK, "ok"),
+        ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] if read => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] if read => {
             logs::serve(kubelet, namespace, pod, container, request.uri().query().unwrap_or_default()).await
         }

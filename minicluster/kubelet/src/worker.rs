@@ -30,6 +30,7 @@ use crate::volumes::{Volumes, references};
 mod act;
 mod message;
 mod start;
+mod statics;
 mod stop;
 mod tasks;
 pub(crate) mod tell;
@@ -68,6 +69,9 @@ pub(crate) struct State {
     pod: Arc<Pod>,
     /// The API still has the pod.
     in_api: bool,
+    /// A pod of the node's own folder, and how the API shows it.
+    is_static: bool,
+    mirror: Option<Arc<Pod>>,
     memory: Memory,
     wanted: Option<PodStatus>,
     view: Arc<PodView>,
@@ -88,11 +92,20 @@ pub(crate) struct State {
     done: bool,
 }
 
+impl State {
+    /// The pod as the API shows it.
+    fn shown(&self) -> &Arc<Pod> {
+        self.mirror.as_ref().unwrap_or(&self.pod)
+    }
+}
+
 impl Cell {
     fn new(pod: Arc<Pod>, in_api: bool) -> Arc<Self> {
         let refs = references(&pod);
         let state = State {
             in_api,
+            is_static: false,
+            mirror: None,
             memory: Memory::default(),
             wanted: None,
             view: Arc::default(),
@@ -166,6 +179,10 @@ impl Cell {
 impl Shared {
     /// A pod of the API appeared or changed.
     pub(crate) fn upsert(self: &Arc<Self>, pod: Arc<Pod>) {
+        if let Some(hash) = crate::mirror::mirrors(&pod) {
+            let hash = hash.to_owned();
+            return self.mirror_seen(&hash, pod);
+        }
         let cell = {
             let mut cells = self.cells.lock();
             let cell = cells.entry(uid(&pod).to_owned()).or_insert_with(|| Cell::new(pod.clone(), true));
@@ -191,7 +208,7 @@ impl Shared {
 
     /// The API has the pod no more.
     pub(crate) fn gone(self: &Arc<Self>, uid: &str) {
-        let Some(cell) = self.cells.lock().get(uid).cloned() else { return };
+        let Some(cell) = self.cells.lock().get(uid).cloned() else { return self.mirror_gone(uid) };
         let mut state = cell.state.lock();
         state.in_api = false;
         state.hurry.cancel();

@@ -150,19 +150,19 @@ mod tests {
     use super::*;
     use crate::service_ports;
 
-    fn service(spec: serde_json::Value) -> Service {
+    fn service(spec: &serde_json::Value) -> Service {
         let object = json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec});
         serde_json::from_value(object).unwrap()
     }
 
-    fn slice(endpoints: serde_json::Value) -> EndpointSlice {
+    fn slice(endpoints: &serde_json::Value) -> EndpointSlice {
         serde_json::from_value(json!({
             "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
             "addressType": "IPv4", "ports": [{"name": "", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints}))
         .unwrap()
     }
 
-    fn rules(spec: serde_json::Value, endpoints: serde_json::Value) -> Ruleset {
+    fn rules(spec: &serde_json::Value, endpoints: &serde_json::Value) -> Ruleset {
         let ports = service_ports([&service(spec)], [&slice(endpoints)], "n1");
         render(&ports, Some("10.244.0.0/16".parse().unwrap()))
     }
@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn a_service_with_two_endpoints() {
         let rules = rules(
-            json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}]}),
-            json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["10.244.0.3"]},
+            &json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}]}),
+            &json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["10.244.0.3"]},
                    {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]),
         );
         expect![[r#"
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn nobody_serves() {
         let rules =
-            rules(json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}]}), json!([]));
+            rules(&json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}]}), &json!([]));
         expect![[r#"
             add element no-endpoint-services { 10.96.0.5 . tcp . 80 : goto reject-chain }
             add element no-endpoint-nodeports { tcp . 30080 : goto reject-chain }
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn local_policy_and_affinity() {
         let rules = rules(
-            json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}],
+            &json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80, "nodePort": 30080}],
                 "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP"}),
-            json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["10.244.1.3"], "nodeName": "n2"}]),
+            &json!([{"addresses": ["10.244.0.2"], "nodeName": "n1"}, {"addresses": ["10.244.1.3"], "nodeName": "n2"}]),
         );
         expect![[r#"
             add set affinity-191500B5-shop/web/tcp/__10.244.0.2/8080_10800 { type ipv4_addr; flags dynamic,timeout; timeout 10800s; }
@@ -246,8 +246,8 @@ mod tests {
     fn a_change_touches_only_what_differs() {
         let spec = || json!({"clusterIP": "10.96.0.5", "ports": [{"port": 80}]});
         let two = json!([{"addresses": ["10.244.0.2"]}, {"addresses": ["10.244.0.3"]}]);
-        let before = rules(spec(), two);
-        let after = rules(spec(), json!([{"addresses": ["10.244.0.3"]}]));
+        let before = rules(&spec(), &two);
+        let after = rules(&spec(), &json!([{"addresses": ["10.244.0.3"]}]));
         expect![[r#"
             add chain service-6EA6EF22-shop/web/tcp/
             flush chain service-6EA6EF22-shop/web/tcp/

@@ -100,7 +100,7 @@ impl Drop for Net {
     }
 }
 
-fn rules(spec: serde_json::Value, pods: &[u8]) -> Ruleset {
+fn rules(spec: &serde_json::Value, pods: &[u8]) -> Ruleset {
     let service: Service =
         serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec}))
             .unwrap();
@@ -117,7 +117,7 @@ fn rules(spec: serde_json::Value, pods: &[u8]) -> Ruleset {
 fn services_are_reached_from_everywhere_and_follow_their_endpoints() {
     let net = Net::new("a");
     let spec = |affinity: &str| json!({"clusterIP": "10.96.0.5", "sessionAffinity": affinity, "ports": [{"port": 80, "nodePort": 30080}]});
-    let both = rules(spec("None"), &[2, 3]);
+    let both = rules(&spec("None"), &[2, 3]);
     net.apply(&both.whole());
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..24 {
@@ -129,14 +129,14 @@ fn services_are_reached_from_everywhere_and_follow_their_endpoints() {
     assert!(net.ask("p3", "192.0.2.10", 30080).starts_with("pod"));
 
     // One endpoint left, applied as a difference: everybody lands there, itself included (hairpin).
-    let one = rules(spec("None"), &[3]);
+    let one = rules(&spec("None"), &[3]);
     net.apply(&one.changes_from(&both));
     for from in ["node", "p2", "p3"] {
         assert_eq!(net.ask(from, "10.96.0.5", 80), "pod3", "from {from}");
     }
 
     // Affinity keeps a client where it was.
-    let sticky = rules(spec("ClientIP"), &[2, 3]);
+    let sticky = rules(&spec("ClientIP"), &[2, 3]);
     net.apply(&sticky.changes_from(&one));
     let first = net.ask("p2", "10.96.0.5", 80);
     for _ in 0..8 {
@@ -144,7 +144,7 @@ fn services_are_reached_from_everywhere_and_follow_their_endpoints() {
     }
 
     // Nobody serves: refused at once.
-    let none = rules(spec("ClientIP"), &[]);
+    let none = rules(&spec("ClientIP"), &[]);
     net.apply(&none.changes_from(&sticky));
     assert!(net.ask("p2", "10.96.0.5", 80).contains("refused"));
     assert!(net.ask("node", "192.0.2.10", 30080).contains("refused"));

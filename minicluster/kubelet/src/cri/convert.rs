@@ -32,7 +32,7 @@ pub(super) fn error(status: &tonic::Status) -> RuntimeError {
     RuntimeError::Failed { code, message }
 }
 
-pub(super) fn info(version: pb::VersionResponse, status: pb::RuntimeStatus) -> RuntimeInfo {
+pub(super) fn info(version: pb::VersionResponse, status: &pb::RuntimeStatus) -> RuntimeInfo {
     let why = |kind: &str| {
         let found = status.conditions.iter().find(|c| c.r#type == kind);
         found.filter(|c| !c.status).map(|c| format!("{}: {}", c.reason, c.message))

@@ -207,9 +207,8 @@ fn non_root(pod: &Pod, container: &Container, user: Option<i64>, image: &Image) 
     let (pod, container) = (super::full_name(pod), container.name.clone());
     match (user, image.uid, image.username.as_str()) {
         (Some(0), ..) => Err(RunAsError::RootUser { pod, container }),
-        (Some(_), ..) => Ok(()),
         (None, Some(0) | None, "") => Err(RunAsError::RootImage { pod, container }),
-        (None, Some(_), "") => Ok(()),
+        (Some(_), ..) | (None, Some(_), "") => Ok(()),
         (None, _, name) => match name.parse::<i64>() {
             Ok(0) => Err(RunAsError::RootImage { pod, container }),
             Ok(_) => Ok(()),

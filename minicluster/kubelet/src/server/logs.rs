@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use rustix::fs::inotify;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use windlass::clock;
 
 use super::{Body, stream, text};
+use crate::files::Changes;
 use crate::kubelet::Handle;
 use crate::logs::{Options, Shaper, tail_offset};
 use crate::runtime::{Container, ContainerState};
@@ -178,27 +177,4 @@ async fn seek_tail(file: &mut tokio::fs::File, lines: usize) -> io::Result<()> {
     (&mut *file).take(TAIL_WINDOW).read_to_end(&mut end).await?;
     let at = from + tail_offset(&end, lines) as u64;
     file.seek(io::SeekFrom::Start(at)).await.map(drop)
-}
-
-/// Changes in a folder, pushed by the kernel.
-struct Changes {
-    /// Not a pipe, but like one it becomes readable and is read; this is tokio's door for such descriptors.
-    descriptor: pipe::Receiver,
-}
-
-impl Changes {
-    fn of(folder: &Path) -> io::Result<Self> {
-        let descriptor = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
-        inotify::add_watch(&descriptor, folder, what)?;
-        Ok(Self { descriptor: pipe::Receiver::from_owned_fd_unchecked(descriptor)? })
-    }
-
-    /// Waits for a change; several at once count as one.
-    async fn wait(&self) -> io::Result<()> {
-        self.descriptor.readable().await?;
-        let mut buffer = [0_u8; 4096];
-        while self.descriptor.try_read(&mut buffer).is_ok_and(|n| n > 0) {}
-        Ok(())
-    }
 }

@@ -27,10 +27,13 @@ struct Held {
     renew_at: Timestamp,
 }
 
+/// Pod, path in the volume, audience and seconds of life of a token.
+type Id = (String, String, Option<String>, i64);
+
 /// Asked-for tokens, by pod, volume path, audience and life.
 pub struct Tokens {
     client: Client,
-    held: Mutex<BTreeMap<(String, String, Option<String>, i64), Held>>,
+    held: Mutex<BTreeMap<Id, Held>>,
 }
 
 impl Tokens {

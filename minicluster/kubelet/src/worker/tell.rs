@@ -45,7 +45,7 @@ pub(super) fn tell(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     if state.telling || !state.in_api || shared.stop.is_cancelled() {
         return;
     }
-    if difference(&state.pod, state.wanted.as_ref()).is_none() && !state.done {
+    if difference(state.shown(), state.wanted.as_ref()).is_none() && !state.done {
         return;
     }
     state.telling = true;
@@ -60,13 +60,13 @@ async fn write(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     loop {
         let (pod, patch, done) = {
             let mut state = cell.state.lock();
-            let patch = if state.in_api { difference(&state.pod, state.wanted.as_ref()) } else { None };
-            let done = state.done && state.in_api;
+            let patch = if state.in_api { difference(state.shown(), state.wanted.as_ref()) } else { None };
+            let done = state.done && state.in_api && !state.is_static;
             if patch.is_none() && !done {
                 state.telling = false;
                 return;
             }
-            (state.pod.clone(), patch, done)
+            (state.shown().clone(), patch, done)
         };
         let result = match patch {
             Some(patch) => send(shared, cell, &pod, patch).await,
@@ -102,14 +102,18 @@ async fn send(shared: &Arc<Shared>, cell: &Cell, pod: &Pod, patch: Value) -> Res
     match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(stored) => {
             let mut state = cell.state.lock();
-            if windlass::revision_of(&stored) >= windlass::revision_of(&*state.pod) {
-                state.pod = Arc::new(stored);
+            if windlass::revision_of(&stored) < windlass::revision_of(&**state.shown()) {
+                return Ok(());
+            }
+            match state.is_static {
+                true => state.mirror = Some(Arc::new(stored)),
+                false => state.pod = Arc::new(stored),
             }
             Ok(())
         }
         Err(error) if is_gone(&error) => {
             cell.state.lock().in_api = false;
-            shared.gone(&cell.uid);
+            shared.gone(pod.metadata.uid.as_deref().unwrap_or_default());
             Ok(())
         }
         Err(error) => Err(error),
