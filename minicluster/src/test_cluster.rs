@@ -204,7 +204,10 @@ impl TestCluster {
             let run = RunOptions {
                 controllers: wanted.controllers.clone(),
                 seed: Some(self.seed),
-                options: windlass_controllers::Options { root_ca: Some(ca_pem.to_owned()), ..Default::default() },
+                options: windlass_controllers::Options {
+                    root_ca: Some(ca_pem.to_owned()),
+                    ..Default::default()
+                },
                 ..RunOptions::default()
             };
             let manager = windlass_controllers::manager(client, &run).unwrap_or_else(|e| panic!("{e}"));

@@ -47,7 +47,8 @@ async fn is_ready(nodes: &Api<Node>, name: &str) -> String {
 async fn a_lost_node_is_noticed_and_its_pods_come_back_elsewhere() {
     let cluster = TestCluster::builder().controllers(&["*"]).scheduler().hollow_nodes(2).start().await;
     let client = cluster.client();
-    let (pods, nodes): (Api<Pod>, Api<Node>) = (Api::default_namespaced(client.clone()), Api::all(client.clone()));
+    let (pods, nodes): (Api<Pod>, Api<Node>) =
+        (Api::default_namespaced(client.clone()), Api::all(client.clone()));
     let deployments: Api<Deployment> = Api::default_namespaced(client);
     cluster.advance(Duration::from_secs(2)).await;
     deployments.create(&PostParams::default(), &deployment(4)).await.unwrap();

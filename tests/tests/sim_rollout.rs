@@ -54,8 +54,14 @@ async fn until_done(deployments: &Api<Deployment>) -> bool {
 
 async fn roll(seed: u64) -> Result<(), String> {
     let faults = Faults { conflicts: 0.05, errors: 0.02, broken_watches: 0.02 };
-    let cluster =
-        TestCluster::builder().controllers(&["*"]).scheduler().hollow_nodes(2).seed(seed).faults(faults).start().await;
+    let cluster = TestCluster::builder()
+        .controllers(&["*"])
+        .scheduler()
+        .hollow_nodes(2)
+        .seed(seed)
+        .faults(faults)
+        .start()
+        .await;
     let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
     deployments.create(&PostParams::default(), &deployment("v1")).await.map_err(|e| e.to_string())?;
     if !until_done(&deployments).await {
@@ -63,7 +69,10 @@ async fn roll(seed: u64) -> Result<(), String> {
     }
     let from = deployments.get("web").await.map_err(|e| e.to_string())?.metadata.resource_version.unwrap();
     let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "v2"}]}}}});
-    deployments.patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.map_err(|e| e.to_string())?;
+    deployments
+        .patch("web", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map_err(|e| e.to_string())?;
     if !until_done(&deployments).await {
         return Err("the update never ended".to_owned());
     }
@@ -83,7 +92,8 @@ async fn roll(seed: u64) -> Result<(), String> {
 #[test]
 fn a_rolling_update_keeps_its_minimum_for_200_seeds() {
     let run = |seed| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(roll(seed))
     };
     // One seed can be named, to see a failure again.

@@ -377,7 +377,10 @@ mod tests {
     fn change(f: impl Fn(&mut Value)) -> Vec<String> {
         let mut new = running();
         f(&mut new);
-        Pod.validate_update(Part::Main, &new, &running()).iter().map(|e| e.to_string()).collect()
+        Pod.validate_update(Part::Main, &new, &running())
+            .iter()
+            .map(std::string::ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -400,7 +403,7 @@ mod tests {
         assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
         assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
         let more = change(|p| {
-            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}))
+            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}));
         });
         assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
     }
@@ -424,12 +427,12 @@ mod tests {
         assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "2");
         assert_eq!(pod["spec"]["containers"][0]["image"], "i:1");
         let (_, errors) = resized(&|p| {
-            p["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1Gi")
+            p["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1Gi");
         });
         assert_eq!(errors, ["spec: Forbidden: only cpu and memory resources are mutable"]);
         let (_, errors) = resized(&|p| {
             p["spec"]["containers"][0]["resources"] =
-                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}})
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}});
         });
         assert_eq!(
             errors,
