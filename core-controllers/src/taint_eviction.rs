@@ -25,8 +25,16 @@ pub fn register(manager: &mut ManagerBuilder, options: &Options) {
         .component("taint-eviction-controller")
         .workers(options.workers)
         .reads(&nodes)
+        .filter(|delta| {
+            delta.old().is_none_or(|old| stays_as_it_does(old) != stays_as_it_does(delta.object()))
+        })
         .watches::<Node, _>(Scope::all(), pods_of_node_with_other_taints);
     manager.add(controller.build(TaintEviction { nodes }));
+}
+
+/// What of a pod decides how long it stays: where it is, and what it tolerates.
+fn stays_as_it_does(pod: &Pod) -> (Option<&str>, Option<&[Toleration]>) {
+    (pods::node(pod), pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()))
 }
 
 fn pods_of_node_with_other_taints(delta: &Delta<Node>, informers: &Informers) -> Vec<Key> {

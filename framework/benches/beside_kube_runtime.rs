@@ -34,6 +34,8 @@ use windlass::{Action, Controller, Error, Informers, Key, Manager, Reconcile, Sc
 const OBJECTS: usize = 10_000;
 /// How long each side reconciles.
 const SPAN: Duration = Duration::from_secs(3);
+/// Objects of a page, as both sides ask for.
+const PAGE: usize = 500;
 /// Pods kept in memory.
 const PODS: usize = 20_000;
 /// Watch events taken in.
@@ -79,7 +81,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// A pod as a cluster has them: about five kilobytes, nearly half of it managed fields.
 fn pod(i: usize, revision: usize) -> Value {
-    let fields: BTreeMap<String, Value> = (0..9)
+    let fields: BTreeMap<String, Value> = (0..15)
         .map(|f| {
             (
                 format!("f:field{f}"),
@@ -304,19 +306,10 @@ async fn their_store(api: Api<Pod>) -> (reflector::Store<Pod>, tokio::task::Join
     (store, task)
 }
 
-/// A server that makes each page when it is asked for, so that it holds no pods itself.
+/// A server of pages that were made before anything is measured.
 fn paged_from_bytes() -> Client {
-    let service = tower::service_fn(|request: Request<Body>| async move {
-        let query = request.uri().query().unwrap_or_default();
-        if query.contains("sendInitialEvents") || query.contains("watch=") {
-            return Ok::<_, Infallible>(answer(query, &Arc::default(), &Arc::default()));
-        }
-        let skip: usize = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("continue="))
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
-        let end = PODS.min(skip + 500);
+    let page = |skip: usize| {
+        let end = PODS.min(skip + PAGE);
         let items: Vec<Value> = (skip..end).map(|i| pod(i, i + 1)).collect();
         let next = if end < PODS { end.to_string() } else { String::new() };
         let list = json!({
@@ -324,7 +317,20 @@ fn paged_from_bytes() -> Client {
             "metadata": {"resourceVersion": PODS.to_string(), "continue": next},
             "items": items,
         });
-        Ok(reply(200, stream::iter([Bytes::from(list.to_string())])))
+        Bytes::from(list.to_string())
+    };
+    let pages: Arc<Vec<Bytes>> = Arc::new((0..PODS).step_by(PAGE).map(page).collect());
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let pages = pages.clone();
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            if query.contains("sendInitialEvents") || query.contains("watch=") {
+                return Ok::<_, Infallible>(answer(query, &Arc::default(), &Arc::default()));
+            }
+            let skip = query.split('&').find_map(|pair| pair.strip_prefix("continue="));
+            let skip: usize = skip.and_then(|text| text.parse().ok()).unwrap_or(0);
+            Ok(reply(200, stream::iter([pages[skip / PAGE].clone()])))
+        }
     });
     Client::new(service, "default")
 }

@@ -40,6 +40,8 @@ struct Known {
     whole: bool,
     /// A `Weak<Handle<K>>`.
     handle: Box<dyn Any + Send>,
+    /// Whether it has its first list, or nobody wants it any more.
+    synced: Box<dyn Fn() -> bool + Send>,
 }
 
 impl Known {
@@ -88,6 +90,12 @@ impl Informers {
         self.of(kind, &scope)
     }
 
+    /// Whether every informer that is in use has its first list.
+    #[must_use]
+    pub fn all_synced(&self) -> bool {
+        self.inner.known.lock().values().flatten().all(|known| (known.synced)())
+    }
+
     /// The running informers in which a written object of this kind is sure to show up.
     pub(crate) fn holding<K: Object>(&self) -> Vec<Informer<K>>
     where
@@ -109,7 +117,10 @@ impl Informers {
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
         let informer = self.start::<K>(dynamic, scope);
-        of_kind.push(Known { scope: scope_id, whole, handle: Box::new(informer.downgrade()) });
+        let weak = informer.downgrade();
+        let synced = move || Informer::upgrade(&weak).is_none_or(|informer| informer.is_synced());
+        let handle = Box::new(informer.downgrade());
+        of_kind.push(Known { scope: scope_id, whole, handle, synced: Box::new(synced) });
         informer
     }
 

@@ -6,6 +6,29 @@
 //! through a [`CachedClient`] whose writes the next turn sees, and a [`Manager`] starts and stops all of it, under a
 //! [`Lease`] if there are replicas.
 //!
+//! A whole operator:
+//!
+//! ```no_run
+//! use k8s_openapi::api::core::v1::ConfigMap;
+//! use windlass::{Action, Controller, Error, EventType, Manager, Reconcile, Request};
+//!
+//! struct Greeter;
+//!
+//! impl Reconcile<ConfigMap> for Greeter {
+//!     async fn reconcile(&self, request: Request<ConfigMap>) -> Result<Action, Error> {
+//!         let Some(object) = request.object else { return Ok(Action::Done) };
+//!         request.recorder.event(&*object, EventType::Normal, "Greeted", format!("Hello, {}", request.key));
+//!         Ok(Action::Done)
+//!     }
+//! }
+//!
+//! # async fn operator() -> Result<(), windlass::BoxError> {
+//! let mut manager = Manager::builder(kube::Client::try_default().await?);
+//! manager.add(Controller::<ConfigMap>::new("greeter").build(Greeter));
+//! manager.build().run(std::future::pending()).await
+//! # }
+//! ```
+//!
 //! It knows no built-in kind: whatever is decided about Pods or Nodes is decided by the crates that use it. It never
 //! reads the machine's clock but through [`clock`], and never draws a random number but from a seeded
 //! [`random::Source`], so that everything here runs under tokio's virtual time and replays from a seed.

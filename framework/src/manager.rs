@@ -231,7 +231,11 @@ impl ManagerBuilder {
 
     /// The manager.
     #[must_use]
-    pub fn build(self) -> Manager {
+    pub fn build(mut self) -> Manager {
+        let informers = self.informers.clone();
+        let synced =
+            move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());
+        self.checks.add("informer-sync", synced);
         let cx = RunCx {
             client: CachedClient::new(&self.informers, &self.field_manager),
             informers: self.informers,

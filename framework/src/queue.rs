@@ -493,3 +493,6 @@ impl<T: Item> State<T> {
 
 /// A queue shared by those who add and those who work.
 pub(crate) type SharedQueue = Arc<dyn Queue<Key>>;
+
+#[cfg(test)]
+mod tests;
