@@ -16,6 +16,7 @@ mod run;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
+pub mod endpointslice_mirroring;
 pub mod garbage;
 pub mod namespace;
 pub mod node_lifecycle;

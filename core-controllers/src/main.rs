@@ -1,6 +1,6 @@
 //! The controllers as a program, for a cluster that is there already.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use clap::Parser;
@@ -43,8 +43,7 @@ struct Flags {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log();
     let config = config(&flags).await?;
     let root_ca = root_ca(&flags, &config)?;
     let client = Client::try_from(config).context("the client cannot be set up")?;
@@ -61,6 +60,17 @@ async fn main() -> anyhow::Result<()> {
         },
     };
     windlass_controllers::run(client, run, told_to_stop()).await.map_err(|error| anyhow::anyhow!(error))
+}
+
+/// Logs for people on a terminal, and as JSON otherwise.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.init();
+    } else {
+        log.json().init();
+    }
 }
 
 async fn config(flags: &Flags) -> anyhow::Result<Config> {

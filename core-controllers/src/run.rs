@@ -88,10 +88,11 @@ pub async fn run(
     }
     let stop = CancellationToken::new();
     let scheduler = scheduler(client, &run).run(stop.clone().cancelled_owned());
-    let controllers = controllers.run(async {
-        shutdown.await;
+    let controllers = async {
+        let ended = controllers.run(shutdown).await;
         stop.cancel();
-    });
+        ended
+    };
     let (controllers, scheduler) = tokio::join!(controllers, scheduler);
     controllers.and(scheduler)
 }

@@ -3,8 +3,8 @@
 use windlass::ManagerBuilder;
 
 use crate::{
-    Options, deployment, endpoints, endpointslice, garbage, namespace, node_lifecycle, pod_gc, replicaset,
-    root_ca, service_account, taint_eviction,
+    Options, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage, namespace,
+    node_lifecycle, pod_gc, replicaset, root_ca, service_account, taint_eviction,
 };
 
 /// A controller that can be chosen by name.
@@ -42,6 +42,11 @@ pub const ALL: &[Entry] = &[
         name: "endpoints-controller",
         aliases: &["endpoint", "endpoints"],
         register: endpoints::register,
+    },
+    Entry {
+        name: "endpointslice-mirroring-controller",
+        aliases: &["endpointslicemirroring"],
+        register: endpointslice_mirroring::register,
     },
     Entry {
         name: "garbage-collector-controller",

@@ -116,7 +116,7 @@ pub fn update(
         return Managers::default().write(new);
     }
     let own = live.and_then(Managers::read).unwrap_or_default();
-    let given = Managers::read(new).filter(|given| !given.0.is_empty());
+    let given = Managers::take_from(new).filter(|given| !given.0.is_empty());
     let mut managers = given.unwrap_or_else(|| own.clone());
     if live.is_some() && managers.0.is_empty() {
         // Nobody tracks this object yet; the first apply will begin.
@@ -127,8 +127,8 @@ pub fn update(
     let owner = owner(manager, false);
     let taken = stripped(&changes.added.union(&changes.modified));
     if !taken.is_empty() {
-        let before = managers.position(&owner).map(|at| managers.0[at].set.clone()).unwrap_or_default();
-        managers.put(&owner, before.union(&taken), Some(manager.time.to_owned()));
+        let before = managers.position(&owner).map(|at| managers.0[at].set()).unwrap_or_default();
+        managers.put(&owner, &before.union(&taken), Some(manager.time.to_owned()));
     }
     managers.drop_empty();
     managers.cap();
@@ -159,8 +159,8 @@ pub fn apply(
     let set = stripped(&set);
     let owner = owner(manager, true);
     let last = managers.position(&owner).map(|at| managers.0[at].clone());
-    let last_set = last.as_ref().map(|entry| entry.set.clone()).unwrap_or_default();
-    managers.put(&owner, set, Some(manager.time.to_owned()));
+    let last_set = last.as_ref().map(managers::Entry::set).unwrap_or_default();
+    managers.put(&owner, &set, Some(manager.time.to_owned()));
 
     let merged = walk::merge(Some(base), Some(patch), Some(schema));
     let mut new = prune(merged, &last_set, &managers, schema);
@@ -234,7 +234,7 @@ fn give_up(managers: &mut Managers, changes: &Comparison, but: Option<&Owner>) {
     let changed = changes.added.union(&changes.modified).union(&changes.removed);
     for entry in &mut managers.0 {
         if but.is_none_or(|owner| !entry.owner.is(owner)) {
-            entry.set = entry.set.difference(&changed);
+            entry.give_up(&changed);
         }
     }
 }
@@ -245,7 +245,7 @@ fn adopt(managers: &mut Managers, live: &Value, schema: &Schema, manager: &Manag
     let first = Manager { name: "before-first-apply", subresource: "", ..*manager };
     managers.put(
         &owner(&first, false),
-        stripped(&all.added.union(&all.modified)),
+        &stripped(&all.added.union(&all.modified)),
         Some(manager.time.to_owned()),
     );
 }
@@ -260,9 +260,10 @@ fn prune(merged: Value, last: &Set, managers: &Managers, schema: &Schema) -> Val
     let named = |set: &Set| walk::with_named_fields(set, schema);
     let all = |value: &Value| named(&walk::field_set(value, schema).unwrap_or_default());
     let without = |gone: &Set| walk::remove(&merged, gone, schema, Emptied::Null).unwrap_or_default();
-    let others = managers.0.iter().fold(Set::default(), |a, e| a.union(&e.set)).difference(last);
+    let others = managers.0.iter().fold(Set::default(), |a, e| a.union(&e.set())).difference(last);
     let last = named(last);
-    let applied = managers.0.iter().filter(|e| e.owner.applies).fold(Set::default(), |a, e| a.union(&e.set));
+    let applied =
+        managers.0.iter().filter(|e| e.owner.applies).fold(Set::default(), |a, e| a.union(&e.set()));
     let merged_set = all(&merged);
     let pruned = without(&last);
     let owned_back = without(&merged_set.difference(&all(&pruned).union(&named(&applied))));
@@ -280,7 +281,7 @@ fn conflicts(managers: &Managers, changes: &Comparison, owner: &Owner) -> Vec<(m
         .0
         .iter()
         .filter(|entry| !entry.owner.is(owner))
-        .map(|entry| (entry.clone(), entry.set.intersection(&changed)))
+        .map(|entry| (entry.clone(), entry.set().intersection(&changed)))
         .filter(|(_, set)| !set.is_empty())
         .collect();
     out.sort_by(|a, b| a.0.owner.cmp(&b.0.owner));

@@ -29,23 +29,34 @@ pub enum ParseError {
 pub fn parse_json(bytes: &[u8], max_depth: usize) -> Result<(Value, Vec<String>), ParseError> {
     let mut duplicates = Vec::new();
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Reader { path: String::new(), duplicates: &mut duplicates, depth_left: max_depth };
+    let seed = Reader { place: &Place::Root, duplicates: &mut duplicates, depth_left: max_depth };
     let value = seed.deserialize(&mut deserializer)?;
     deserializer.end()?;
     Ok((value, duplicates))
 }
 
-struct Reader<'a> {
-    path: String,
-    duplicates: &'a mut Vec<String>,
-    depth_left: usize,
+/// Where the reader is, as a list of frames on the stack; rendered only when there is something to tell.
+enum Place<'a> {
+    Root,
+    Member(&'a Place<'a>, &'a str),
+    Item(&'a Place<'a>, usize),
 }
 
-impl Reader<'_> {
-    fn inner(&mut self, path: String) -> Option<Reader<'_>> {
-        let depth_left = self.depth_left.checked_sub(1)?;
-        Some(Reader { path, duplicates: self.duplicates, depth_left })
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => Ok(()),
+            Self::Member(Self::Root, name) => f.write_str(name),
+            Self::Member(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Item(parent, index) => write!(f, "{parent}[{index}]"),
+        }
     }
+}
+
+struct Reader<'a> {
+    place: &'a Place<'a>,
+    duplicates: &'a mut Vec<String>,
+    depth_left: usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
@@ -91,28 +102,30 @@ impl<'de> Visitor<'de> for Reader<'_> {
         Ok(Value::Null)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let depth_left = self.depth_left.checked_sub(1).ok_or_else(too_deep)?;
         let mut out = Vec::new();
         loop {
-            let path = format!("{}[{}]", self.path, out.len());
-            let Some(seed) = self.inner(path) else { return Err(too_deep()) };
+            let place = Place::Item(self.place, out.len());
+            let seed = Reader { place: &place, duplicates: &mut *self.duplicates, depth_left };
             let Some(value) = access.next_element_seed(seed)? else { return Ok(Value::Array(out)) };
             out.push(value);
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let depth_left = self.depth_left.checked_sub(1).ok_or_else(too_deep)?;
         let mut out = Map::new();
         while let Some(key) = access.next_key::<String>()? {
-            let path = join(&self.path, &key);
-            if out.contains_key(&key)
-                && self.duplicates.len() < REPORTED_MAX
-                && !self.duplicates.contains(&path)
-            {
-                self.duplicates.push(path.clone());
-            }
-            let Some(seed) = self.inner(path) else { return Err(too_deep()) };
+            let place = Place::Member(self.place, &key);
+            let seed = Reader { place: &place, duplicates: &mut *self.duplicates, depth_left };
             let value = access.next_value_seed(seed)?;
+            if out.contains_key(&key) && self.duplicates.len() < REPORTED_MAX {
+                let path = Place::Member(self.place, &key).to_string();
+                if !self.duplicates.contains(&path) {
+                    self.duplicates.push(path);
+                }
+            }
             out.insert(key, value);
         }
         Ok(Value::Object(out))
@@ -121,10 +134,6 @@ impl<'de> Visitor<'de> for Reader<'_> {
 
 fn too_deep<E: serde::de::Error>() -> E {
     E::custom("exceeded max depth")
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// What a value has that its schema does not allow.

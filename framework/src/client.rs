@@ -2,7 +2,8 @@
 //!
 //! A reconcile reads from caches, and a cache learns of a write only when the watch brings it back. Each write of a
 //! [`CachedClient`] therefore notes the revision it made; the worker pool holds the key until the informers of that kind
-//! have reached it (the idea of KEP-5647). Reads go to the caches; [`CachedClient::live`] asks the server.
+//! have reached it (the idea of KEP-5647). A write whose answer was lost is held for, too: until the caches are where the
+//! server was afterwards. Reads go to the caches; [`CachedClient::live`] asks the server.
 
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
 
@@ -10,13 +11,17 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use kube::{
     Client,
-    api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{Request as ApiRequest, Status},
+    api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::{ListMeta, Request as ApiRequest, Status},
 };
 use parking_lot::Mutex;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Error, Informers, Key, Object, key, object::revision_of, prune};
+use crate::{
+    Error, Informers, Key, Object, key,
+    object::{parse_revision, revision_of},
+    prune,
+};
 
 /// How many applies are remembered to skip the ones that change nothing.
 const REMEMBERED_APPLIES: usize = 8192;
@@ -33,6 +38,9 @@ struct Shared {
     manager: String,
     applied: Mutex<BTreeMap<(String, Key), Applied>>,
 }
+
+/// How long a key is held at most for a write that may have been done or not.
+const DOUBT: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct Applied {
@@ -196,7 +204,7 @@ impl CachedClient {
             Ok(_) => {}
             // A conflict on the uid says that another object has the name by now.
             Err(error) if error.is_not_found() || error.is_conflict() => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(self.doubt::<K>(meta.namespace.as_deref(), error)),
         }
         let (key, uid) = (Key::of(object), meta.uid.clone());
         for informer in self.shared.informers.holding::<K>() {
@@ -257,7 +265,12 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let object: K = self.call(request.map_err(build)?).await?;
+        let request = request.map_err(build)?;
+        let namespace = namespace_of(request.uri().path()).map(str::to_owned);
+        let object: K = match self.call(request).await {
+            Ok(object) => object,
+            Err(error) => return Err(self.doubt::<K>(namespace.as_deref(), error)),
+        };
         let revision = revision_of(&object);
         let namespace = object.meta().namespace.as_deref();
         for informer in self.shared.informers.holding::<K>() {
@@ -266,6 +279,45 @@ impl CachedClient {
             }
         }
         Ok(Arc::new(object))
+    }
+
+    /// After a write that may have been done or not: the caches have to reach what the server is at now, for the next
+    /// reconcile to know which.
+    fn doubt<K: Object>(&self, namespace: Option<&str>, error: Error) -> Error
+    where
+        K::DynamicType: Default,
+    {
+        if !error.is_unsure() {
+            return error;
+        }
+        let (client, namespace) = (self.for_request(), namespace.map(str::to_owned));
+        let settled = async move { client.catch_up::<K>(namespace.as_deref()).await };
+        self.writes.lock().push(Box::pin(async move {
+            // A watch that has nothing to tell may not reach that revision for long: then the write was not done.
+            let _ = tokio::time::timeout(DOUBT, settled).await;
+        }));
+        error
+    }
+
+    /// Waits until the caches of a kind are where the server is now.
+    async fn catch_up<K: Object>(&self, namespace: Option<&str>)
+    where
+        K::DynamicType: Default,
+    {
+        #[derive(Deserialize)]
+        struct Stand {
+            metadata: ListMeta,
+        }
+        let revision = loop {
+            let Ok(request) = path::<K>(namespace).list(&ListParams::default().limit(1)) else { return };
+            match self.call::<Stand>(request).await {
+                Ok(stand) => break stand.metadata.resource_version.as_deref().map_or(0, parse_revision),
+                Err(_) => tokio::time::sleep(DOUBT / 10).await,
+            }
+        };
+        for informer in self.shared.informers.holding::<K>() {
+            informer.reached(namespace, revision).await;
+        }
     }
 
     async fn call<T: DeserializeOwned>(&self, request: http::Request<Vec<u8>>) -> Result<T, Error> {
@@ -298,6 +350,12 @@ where
 
 fn name<K: Object>(object: &K) -> &str {
     object.meta().name.as_deref().unwrap_or_default()
+}
+
+/// The namespace in the path of a request.
+fn namespace_of(path: &str) -> Option<&str> {
+    let (_, rest) = path.split_once("/namespaces/")?;
+    rest.split_once('/').map(|(namespace, _)| namespace)
 }
 
 fn json(object: &impl Serialize) -> Result<Vec<u8>, Error> {

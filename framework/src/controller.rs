@@ -20,8 +20,8 @@ use crate::{
 
 /// A reconcile that takes longer is cancelled and counts as failed.
 const TIMEOUT: Duration = Duration::from_mins(2);
-/// The longest a key is held until its own writes are in the caches.
-const HOLD: Duration = Duration::from_secs(10);
+/// The longest a key is held until its own writes are in the caches; as long as upstream's expectations last.
+const HOLD: Duration = Duration::from_mins(5);
 
 /// Brings one object to its desired state.
 pub trait Reconcile<K: Object>: Send + Sync + 'static {
@@ -212,7 +212,7 @@ where
         self
     }
 
-    /// How long a key is held at most until its own writes are in the caches. By default ten seconds.
+    /// How long a key is held at most until its own writes are in the caches. By default five minutes.
     #[must_use]
     pub fn hold(mut self, hold: Duration) -> Self {
         self.hold = hold;

@@ -63,6 +63,17 @@ impl Error {
         causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
     }
 
+    /// Whether a write that ended so may have been done all the same: the answer was lost, or made up on the way.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        match self {
+            Self::Kube(kube::Error::Api(status)) => status.code >= 500,
+            Self::Kube(kube::Error::BuildRequest(_)) => false,
+            Self::Kube(_) => true,
+            _ => false,
+        }
+    }
+
     /// How long the server asks to wait.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -12,3 +12,6 @@ mod parts;
 pub mod pki;
 #[cfg(feature = "node")]
 pub mod status;
+pub mod test_cluster;
+
+pub use test_cluster::TestCluster;

@@ -18,13 +18,18 @@ pub(super) fn roll(deployment: &Deployment, fleet: &mut Fleet) {
         return;
     }
     let fewest = bounds(deployment).fewest(deployment);
-    let coming = fleet.newest().map_or(0, |newest| newest.wanted() - newest.available());
-    let spare = fleet.wanted() - fewest - coming;
+    let spare = spare(fleet, fewest);
     if spare <= 0 {
         return;
     }
     shed_unhealthy(deployment, fleet, spare);
     shed_available(deployment, fleet, fewest);
+}
+
+/// How many pods could go if all old ones that are wanted were available, and no more new ones than are known to be.
+fn spare(fleet: &Fleet, fewest: i32) -> i32 {
+    let coming = fleet.newest().map_or(0, |newest| newest.wanted() - newest.available());
+    fleet.wanted() - fewest - coming
 }
 
 /// Brings the newest set to its size for now; true if that changed it.
@@ -69,7 +74,8 @@ fn shed_unhealthy(deployment: &Deployment, fleet: &mut Fleet, most: i32) {
 
 /// Takes away old pods that are available but not needed to stay above `fewest`, from the oldest set first.
 fn shed_available(deployment: &Deployment, fleet: &mut Fleet, fewest: i32) {
-    let mut left = fleet.available() - fewest;
+    // A status may lag behind and count pods that are on their way out: what is wanted bounds what can be there.
+    let mut left = (fleet.available() - fewest).min(spare(fleet, fewest));
     for old in fleet.old_mut() {
         if left > 0 && old.is_active() {
             let shed = left.min(old.wanted());

@@ -16,6 +16,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use windlass::{Action, Controller, Error, Key, Manager, Reconcile, Request, random::Source};
 use windlass_controllers::{Options, RunOptions};
 
+use crate::faults::Faulty;
+
 /// A running cluster; it ends when dropped.
 pub(crate) struct Cluster {
     pub(crate) client: Client,
@@ -25,17 +27,26 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// An API server, these controllers (as in `--controllers`) and the kubelet.
     pub(crate) async fn start(controllers: &str) -> Self {
+        Self::start_with(controllers, None).await
+    }
+
+    /// The same, with faults between the controllers and the server, drawn from a seed.
+    pub(crate) async fn start_with(controllers: &str, faults: Option<u64>) -> Self {
         let server = server().await;
         let client = Client::new(InProcess::new(&server, Identity::system()), "default");
         let mut cluster = Self { client, _stops: Vec::new() };
         let run = RunOptions {
             controllers: controllers.split(',').map(str::to_owned).collect(),
-            seed: Some(1),
+            seed: Some(faults.unwrap_or(1)),
             options: Options { root_ca: Some("the CA".into()), ..Options::default() },
             ..RunOptions::default()
         };
         let identity = Identity::new("system:kube-controller-manager", &[]);
-        let own = Client::new(InProcess::new(&server, identity), "default");
+        let door = InProcess::new(&server, identity);
+        let own = match faults {
+            None => Client::new(door, "default"),
+            Some(seed) => Client::new(Faulty::new(door, Source::seeded(seed)), "default"),
+        };
         let manager = windlass_controllers::manager(own, &run).unwrap();
         cluster.run(manager);
         let mut kubelet = Manager::seeded(cluster.client.clone(), Source::seeded(2));

@@ -57,3 +57,32 @@ async fn a_service_follows_its_pods() {
     pass(2).await;
     assert!(cluster.api::<Endpoints>().get_opt("web").await.unwrap().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn endpoints_by_hand_are_mirrored() {
+    let cluster = Cluster::start("*").await;
+    pass(1).await;
+    cluster.create::<Service>(json!({"metadata": {"name": "db"}, "spec": {"ports": [{"port": 5432}]}})).await;
+    let hand = json!({"metadata": {"name": "db"}, "subsets": [{
+        "addresses": [{"ip": "192.0.2.7"}], "notReadyAddresses": [{"ip": "192.0.2.8"}], "ports": [{"port": 5432}],
+    }]});
+    cluster.create::<Endpoints>(hand).await;
+    pass(2).await;
+    let mirrored = async || -> Vec<String> {
+        let slices = cluster.list::<EndpointSlice>("kubernetes.io/service-name=db").await;
+        let told = |s: &EndpointSlice| -> Vec<String> {
+            let ready =
+                |e: &k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().unwrap().ready.unwrap();
+            s.endpoints.iter().flatten().map(|e| format!("{} {}", e.addresses[0], ready(e))).collect()
+        };
+        slices.iter().flat_map(told).collect()
+    };
+    assert_eq!(mirrored().await, ["192.0.2.7 true", "192.0.2.8 false"]);
+    let one = json!({"subsets": [{"addresses": [{"ip": "192.0.2.9"}], "ports": [{"port": 5432}]}]});
+    cluster.patch::<Endpoints>("db", one).await;
+    pass(2).await;
+    assert_eq!(mirrored().await, ["192.0.2.9 true"]);
+    cluster.api::<Endpoints>().delete("db", &DeleteParams::default()).await.unwrap();
+    pass(2).await;
+    assert!(mirrored().await.is_empty());
+}

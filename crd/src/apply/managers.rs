@@ -1,6 +1,6 @@
 //! `metadata.managedFields`: reading it, writing it, keeping it bounded.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::set::Set;
 
@@ -28,12 +28,30 @@ impl Owner {
     }
 }
 
-/// One entry.
+/// One entry. Its fields stay as they were read until somebody changes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) owner: Owner,
     pub(super) time: Option<String>,
-    pub(super) set: Set,
+    fields: Value,
+}
+
+impl Entry {
+    /// The fields as a set.
+    pub(super) fn set(&self) -> Set {
+        Set::from_json(&self.fields).unwrap_or_default()
+    }
+
+    /// Takes fields away, if it has any of them.
+    pub(super) fn give_up(&mut self, gone: &Set) {
+        if gone.meets(&self.fields) {
+            self.fields = self.set().difference(gone).to_json();
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fields.as_object().is_none_or(Map::is_empty)
+    }
 }
 
 /// All entries of an object.
@@ -43,10 +61,27 @@ pub(super) struct Managers(pub(super) Vec<Entry>);
 impl Managers {
     /// Reads the entries of an object; `None` when one is malformed.
     pub(super) fn read(object: &Value) -> Option<Self> {
-        let Some(list) = object.pointer("/metadata/managedFields").filter(|v| !v.is_null()) else {
-            return Some(Self::default());
-        };
-        list.as_array()?.iter().map(read_entry).collect::<Option<Vec<_>>>().map(Self)
+        match object.pointer("/metadata/managedFields") {
+            None | Some(Value::Null) => Some(Self::default()),
+            Some(list) => list
+                .as_array()?
+                .iter()
+                .map(|entry| read_entry(entry.clone()))
+                .collect::<Option<_>>()
+                .map(Self),
+        }
+    }
+
+    /// Reads the entries of an object and takes them out of it.
+    pub(super) fn take_from(object: &mut Value) -> Option<Self> {
+        match object
+            .get_mut("metadata")
+            .and_then(|metadata| metadata.as_object_mut()?.remove("managedFields"))
+        {
+            None | Some(Value::Null) => Some(Self::default()),
+            Some(Value::Array(list)) => list.into_iter().map(read_entry).collect::<Option<_>>().map(Self),
+            Some(_) => None,
+        }
     }
 
     /// Whether a client asks with one empty entry to forget all managers.
@@ -60,8 +95,8 @@ impl Managers {
     }
 
     /// Sets the set and time of an owner's entry.
-    pub(super) fn put(&mut self, owner: &Owner, set: Set, time: Option<String>) {
-        let entry = Entry { owner: owner.clone(), time, set };
+    pub(super) fn put(&mut self, owner: &Owner, set: &Set, time: Option<String>) {
+        let entry = Entry { owner: owner.clone(), time, fields: set.to_json() };
         match self.position(owner) {
             Some(at) => self.0[at] = entry,
             None => self.0.push(entry),
@@ -69,11 +104,14 @@ impl Managers {
     }
 
     pub(super) fn drop_empty(&mut self) {
-        self.0.retain(|entry| !entry.set.is_empty());
+        self.0.retain(|entry| !entry.is_empty());
     }
 
     /// Puts the oldest updates of each version together until few enough are left.
     pub(super) fn cap(&mut self) {
+        if self.0.iter().filter(|e| !e.owner.applies).count() <= UPDATE_MANAGERS_MAX {
+            return;
+        }
         let mut updates: Vec<Entry> = self.0.iter().filter(|e| !e.owner.applies).cloned().collect();
         let mut count = updates.len();
         updates.sort_by(|a, b| (&a.time, &a.owner).cmp(&(&b.time, &b.owner)));
@@ -93,9 +131,9 @@ impl Managers {
                 subresource: String::new(),
                 api_version: version.clone(),
             };
-            let base = self.take(&bucket).or_else(|| self.take(&first)).map(|e| e.set).unwrap_or_default();
+            let base = self.take(&bucket).or_else(|| self.take(&first)).map(|e| e.set()).unwrap_or_default();
             self.take(&entry.owner);
-            self.put(&bucket, base.union(&entry.set), entry.time);
+            self.put(&bucket, &base.union(&entry.set()), entry.time);
             count -= 1;
         }
     }
@@ -108,14 +146,13 @@ impl Managers {
     pub(super) fn write(mut self, object: &mut Value) {
         self.drop_empty();
         self.0.sort_by(|a, b| {
-            let key = |e: &Entry| {
+            fn key(e: &Entry) -> (bool, Option<&str>, &str, &str, &str) {
                 let owner = &e.owner;
-                let names = (owner.manager.clone(), owner.api_version.clone(), owner.subresource.clone());
-                (!owner.applies, e.time.clone(), names)
-            };
+                (!owner.applies, e.time.as_deref(), &owner.manager, &owner.api_version, &owner.subresource)
+            }
             key(a).cmp(&key(b))
         });
-        let list: Vec<Value> = self.0.iter().map(write_entry).collect();
+        let list: Vec<Value> = self.0.into_iter().map(write_entry).collect();
         let Some(map) = object.as_object_mut() else { return };
         if list.is_empty() {
             if let Some(Value::Object(metadata)) = map.get_mut("metadata") {
@@ -132,12 +169,16 @@ impl Managers {
     /// Whether the entries are the same, times aside.
     pub(super) fn same_but_times(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
-            && self.0.iter().all(|a| other.0.iter().any(|b| a.owner == b.owner && a.set == b.set))
+            && self.0.iter().all(|a| other.0.iter().any(|b| a.owner == b.owner && a.fields == b.fields))
     }
 }
 
-fn read_entry(value: &Value) -> Option<Entry> {
-    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+fn read_entry(mut value: Value) -> Option<Entry> {
+    let map = value.as_object_mut()?;
+    let mut text = |key: &str| match map.remove(key) {
+        Some(Value::String(text)) => text,
+        _ => String::new(),
+    };
     let applies = match text("operation").as_str() {
         "Apply" => true,
         "Update" => false,
@@ -152,26 +193,28 @@ fn read_entry(value: &Value) -> Option<Entry> {
         subresource: text("subresource"),
         api_version: text("apiVersion"),
     };
-    let set = value.get("fieldsV1").map_or_else(|| Some(Set::default()), Set::from_json)?;
-    Some(Entry { owner, time: value.get("time").and_then(Value::as_str).map(str::to_owned), set })
+    let time = Some(text("time")).filter(|time| !time.is_empty());
+    let fields = map.remove("fieldsV1").unwrap_or_else(|| Value::Object(Map::new()));
+    super::set::is_well_formed(&fields).then_some(Entry { owner, time, fields })
 }
 
-fn write_entry(entry: &Entry) -> Value {
-    let owner = &entry.owner;
-    let mut out = json!({
-        "manager": owner.manager,
-        "operation": if owner.applies { "Apply" } else { "Update" },
-        "apiVersion": owner.api_version,
-        "fieldsType": "FieldsV1",
-        "fieldsV1": entry.set.to_json(),
-    });
-    if let Some(time) = &entry.time {
-        out["time"] = time.as_str().into();
+fn write_entry(entry: Entry) -> Value {
+    let owner = entry.owner;
+    let mut out = Map::new();
+    let operation = if owner.applies { "Apply" } else { "Update" };
+    let mut put = |key: &str, value: String| out.insert(key.to_owned(), value.into());
+    put("manager", owner.manager);
+    put("operation", operation.to_owned());
+    put("apiVersion", owner.api_version);
+    put("fieldsType", "FieldsV1".to_owned());
+    if let Some(time) = entry.time {
+        put("time", time);
     }
     if !owner.subresource.is_empty() {
-        out["subresource"] = owner.subresource.as_str().into();
+        put("subresource", owner.subresource);
     }
-    out
+    out.insert("fieldsV1".to_owned(), entry.fields);
+    Value::Object(out)
 }
 
 #[cfg(test)]
@@ -188,12 +231,12 @@ mod tests {
         for i in 0..14 {
             let mut set = Set::default();
             set.insert(&[format!("f:x{i}").into()]);
-            managers.put(&owner(&format!("m{i:02}")), set, Some(format!("2024-01-01T00:00:{i:02}Z")));
+            managers.put(&owner(&format!("m{i:02}")), &set, Some(format!("2024-01-01T00:00:{i:02}Z")));
         }
         managers.cap();
         assert_eq!(managers.0.len(), UPDATE_MANAGERS_MAX);
         let bucket = &managers.0[managers.position(&owner(ANCIENT)).unwrap()];
-        assert_eq!(bucket.set.members.len(), 5);
+        assert_eq!(bucket.set().paths().len(), 5);
         assert_eq!(bucket.time.as_deref(), Some("2024-01-01T00:00:04Z"));
     }
 }

@@ -4,77 +4,145 @@
 //! JSON>`, `i:<index>`. Keeping elements as that text makes sets cheap to compare and to store; the few places that
 //! need the parts read them back.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use serde_json::{Map, Value};
 
 /// One step of a path in `fieldsV1` text.
 pub(super) type Element = Box<str>;
 
-/// A set of paths, as a tree.
+/// A set of paths, as a tree whose nodes stand in the order of their elements.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Set {
-    pub(super) members: BTreeSet<Element>,
-    pub(super) children: BTreeMap<Element, Set>,
+pub(super) struct Set(Vec<Node>);
+
+/// One element: whether the path that ends here is a member, and the paths that go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    pub(super) element: Element,
+    pub(super) member: bool,
+    pub(super) child: Set,
+}
+
+impl Node {
+    fn is_needed(&self) -> bool {
+        self.member || !self.child.is_empty()
+    }
 }
 
 impl Set {
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.children.values().all(Self::is_empty)
+        self.0.is_empty()
+    }
+
+    pub(super) fn nodes(&self) -> &[Node] {
+        &self.0
+    }
+
+    pub(super) fn get(&self, element: &str) -> Option<&Node> {
+        self.0.binary_search_by(|node| (*node.element).cmp(element)).ok().map(|at| &self.0[at])
+    }
+
+    /// Adds a node after all others; one that says nothing is left out. The caller keeps the order.
+    pub(super) fn push(&mut self, element: impl FnOnce() -> Element, member: bool, child: Self) {
+        if member || !child.is_empty() {
+            self.0.push(Node { element: element(), member, child });
+        }
+    }
+
+    /// Brings nodes that were pushed without order into order.
+    pub(super) fn sort(&mut self) {
+        self.0.sort_by(|a, b| a.element.cmp(&b.element));
     }
 
     pub(super) fn insert(&mut self, path: &[Element]) {
-        match path {
-            [] => {}
-            [last] => {
-                self.members.insert(last.clone());
+        let [first, rest @ ..] = path else { return };
+        let at = match self.0.binary_search_by(|node| node.element.cmp(first)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.0.insert(at, Node { element: first.clone(), member: false, child: Self::default() });
+                at
             }
-            [first, rest @ ..] => self.children.entry(first.clone()).or_default().insert(rest),
+        };
+        if rest.is_empty() {
+            self.0[at].member = true;
+        } else {
+            self.0[at].child.insert(rest);
         }
     }
 
+    /// Both sets' nodes side by side, in order.
+    fn zip<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (Option<&'a Node>, Option<&'a Node>)> {
+        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
+        std::iter::from_fn(move || {
+            let order = match (left.peek(), right.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => std::cmp::Ordering::Less,
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (Some(a), Some(b)) => a.element.cmp(&b.element),
+            };
+            Some(match order {
+                std::cmp::Ordering::Less => (left.next(), None),
+                std::cmp::Ordering::Greater => (None, right.next()),
+                std::cmp::Ordering::Equal => (left.next(), right.next()),
+            })
+        })
+    }
+
+    fn combine(&self, other: &Self, join: impl Fn(Option<&Node>, Option<&Node>) -> Option<Node>) -> Self {
+        Self(self.zip(other).filter_map(|(a, b)| join(a, b)).filter(Node::is_needed).collect())
+    }
+
     pub(super) fn union(&self, other: &Self) -> Self {
-        let mut out = self.clone();
-        out.members.extend(other.members.iter().cloned());
-        for (element, child) in &other.children {
-            let slot = out.children.entry(element.clone()).or_default();
-            *slot = slot.union(child);
-        }
-        out
+        self.combine(other, |a, b| match (a, b) {
+            (Some(a), Some(b)) => Some(Node {
+                element: a.element.clone(),
+                member: a.member || b.member,
+                child: a.child.union(&b.child),
+            }),
+            (one, other) => one.or(other).cloned(),
+        })
     }
 
     /// The paths that are not in `other`, path by path.
     pub(super) fn difference(&self, other: &Self) -> Self {
-        let members = self.members.difference(&other.members).cloned().collect();
-        let children = self.children.iter().filter_map(|(element, child)| {
-            let rest =
-                other.children.get(element).map_or_else(|| child.clone(), |gone| child.difference(gone));
-            (!rest.is_empty()).then(|| (element.clone(), rest))
-        });
-        Self { members, children: children.collect() }
+        self.combine(other, |a, b| {
+            let a = a?;
+            Some(match b {
+                None => a.clone(),
+                Some(b) => Node {
+                    element: a.element.clone(),
+                    member: a.member && !b.member,
+                    child: a.child.difference(&b.child),
+                },
+            })
+        })
     }
 
     pub(super) fn intersection(&self, other: &Self) -> Self {
-        let members = self.members.intersection(&other.members).cloned().collect();
-        let children = self.children.iter().filter_map(|(element, child)| {
-            let both = child.intersection(other.children.get(element)?);
-            (!both.is_empty()).then(|| (element.clone(), both))
-        });
-        Self { members, children: children.collect() }
+        self.combine(other, |a, b| {
+            let (a, b) = (a?, b?);
+            let child = a.child.intersection(&b.child);
+            Some(Node { element: a.element.clone(), member: a.member && b.member, child })
+        })
+    }
+
+    /// Whether a `fieldsV1` object names one of the paths.
+    pub(super) fn meets(&self, fields: &Value) -> bool {
+        self.0.iter().any(|node| {
+            let Some(inner) = fields.get(&*node.element) else { return false };
+            let is_member = inner.as_object().is_some_and(|map| map.is_empty() || map.contains_key("."));
+            (node.member && is_member) || node.child.meets(inner)
+        })
     }
 
     /// Without everything at or below the path.
     pub(super) fn exclude(&mut self, path: &[&str]) {
         let [first, rest @ ..] = path else { return };
         let element = field_element(first);
-        if rest.is_empty() {
-            self.members.remove(&element);
-            self.children.remove(&element);
-        } else if let Some(child) = self.children.get_mut(&element) {
-            child.exclude(rest);
-            if child.is_empty() {
-                self.children.remove(&element);
-            }
+        let Ok(at) = self.0.binary_search_by(|node| node.element.cmp(&element)) else { return };
+        if !rest.is_empty() {
+            self.0[at].child.exclude(rest);
+        }
+        if rest.is_empty() || !self.0[at].is_needed() {
+            self.0.remove(at);
         }
     }
 
@@ -86,66 +154,49 @@ impl Set {
     }
 
     fn collect(&self, prefix: &mut Vec<Element>, out: &mut Vec<Vec<Element>>) {
-        let elements: BTreeSet<&Element> = self.members.iter().chain(self.children.keys()).collect();
-        for element in elements {
-            prefix.push(element.clone());
-            if self.members.contains(element) {
+        for node in &self.0 {
+            prefix.push(node.element.clone());
+            if node.member {
                 out.push(prefix.clone());
             }
-            if let Some(child) = self.children.get(element) {
-                child.collect(prefix, out);
-            }
+            node.child.collect(prefix, out);
             prefix.pop();
         }
     }
 
     /// The `fieldsV1` object.
     pub(super) fn to_json(&self) -> Value {
-        let mut out = Map::new();
-        for member in &self.members {
-            out.insert(member.to_string(), Value::Object(Map::new()));
-        }
-        for (element, child) in &self.children {
-            let Value::Object(mut inner) = child.to_json() else { continue };
-            if self.members.contains(element) && !inner.is_empty() {
-                inner.insert(".".to_owned(), Value::Object(Map::new()));
+        let nodes = self.0.iter().map(|node| {
+            let mut inner = node.child.to_json();
+            if let (true, false, Value::Object(map)) = (node.member, node.child.is_empty(), &mut inner) {
+                map.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            out.insert(element.to_string(), Value::Object(inner));
-        }
-        Value::Object(out)
+            (node.element.to_string(), inner)
+        });
+        Value::Object(nodes.collect())
     }
 
     /// Reads a `fieldsV1` object; `None` when it is none.
     pub(super) fn from_json(value: &Value) -> Option<Self> {
         let mut out = Self::default();
-        for (key, inner) in value.as_object()? {
-            if key == "." {
-                continue;
-            }
-            if !is_element(key) {
-                return None;
-            }
-            let inner_map = inner.as_object()?;
-            if inner_map.is_empty() || inner_map.contains_key(".") {
-                out.members.insert(key.as_str().into());
-            }
-            let child = Self::from_json(inner)?;
-            if !child.is_empty() {
-                out.children.insert(key.as_str().into(), child);
-            }
+        for (key, inner) in value.as_object()?.iter().filter(|(key, _)| *key != ".") {
+            let map = inner.as_object().filter(|_| is_element(key))?;
+            let member = map.is_empty() || map.contains_key(".");
+            out.push(|| key.as_str().into(), member, Self::from_json(inner)?);
         }
         Some(out)
     }
 }
 
-fn is_element(text: &str) -> bool {
-    match text.split_once(':') {
-        Some(("f", _)) => true,
-        Some(("k", json)) => serde_json::from_str::<Value>(json).is_ok_and(|v| v.is_object()),
-        Some(("v", json)) => serde_json::from_str::<Value>(json).is_ok(),
-        Some(("i", number)) => number.parse::<i64>().is_ok(),
-        _ => false,
-    }
+/// Whether a value is a `fieldsV1` object.
+pub(super) fn is_well_formed(value: &Value) -> bool {
+    let well_formed =
+        |(key, inner): (&String, &Value)| (key == "." || is_element(key)) && is_well_formed(inner);
+    value.as_object().is_some_and(|map| map.iter().all(well_formed))
+}
+
+fn is_element(key: &str) -> bool {
+    matches!(key.split_once(':'), Some(("f" | "k" | "v" | "i", _)))
 }
 
 /// The element of a named field.
@@ -178,6 +229,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::collections::BTreeSet;
 
     fn set(paths: &[Vec<u8>]) -> Set {
         let mut out = Set::default();
@@ -222,6 +274,7 @@ mod tests {
             prop_assert_eq!(plain(&x.union(&y)), p.union(&q).cloned().collect::<BTreeSet<_>>());
             prop_assert_eq!(plain(&x.difference(&y)), p.difference(&q).cloned().collect::<BTreeSet<_>>());
             prop_assert_eq!(plain(&x.intersection(&y)), p.intersection(&q).cloned().collect::<BTreeSet<_>>());
+            prop_assert_eq!(y.meets(&x.to_json()), !x.intersection(&y).is_empty());
             prop_assert_eq!(Set::from_json(&x.to_json()).unwrap(), x);
         }
     }

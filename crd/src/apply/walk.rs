@@ -75,49 +75,59 @@ fn items_by_element<'a>(
 /// # Errors
 /// When a keyed list has an item without keys, or two of the same.
 pub(super) fn field_set(value: &Value, schema: Option<&Schema>) -> Result<Set, String> {
-    let mut out = Set::default();
-    collect(value, schema, &mut Vec::new(), &mut out)?;
-    Ok(out)
+    match named(value, schema) {
+        Ok((_, set)) => Ok(set),
+        Err(fault) => Err(format!("{}: {}", fault.path.concat(), fault.text)),
+    }
 }
 
-fn collect(
-    value: &Value,
-    schema: Option<&Schema>,
-    path: &mut Vec<Element>,
-    out: &mut Set,
-) -> Result<(), String> {
+/// What is wrong with a configuration, and where, built up on the way out.
+struct Fault {
+    path: Vec<String>,
+    text: String,
+}
+
+impl Fault {
+    fn new(text: String) -> Self {
+        Self { path: Vec::new(), text }
+    }
+
+    fn below(mut self, element: &str) -> Self {
+        self.path.insert(0, show_element(element));
+        self
+    }
+}
+
+/// Whether the place itself is named, and the places below it.
+fn named(value: &Value, schema: Option<&Schema>) -> Result<(bool, Set), Fault> {
+    let mut out = Set::default();
     match shape(value, schema) {
-        Shape::Leaf => out.insert(path),
+        Shape::Leaf => return Ok((true, out)),
         Shape::Map(map) => {
             for (name, member) in map {
-                path.push(field_element(name));
-                collect(member, schema.and_then(|s| s.member(name)), path, out)?;
+                let (leaf, child) = named(member, schema.and_then(|s| s.member(name)))
+                    .map_err(|fault| fault.below(&field_element(name)))?;
                 let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
-                if empty || schema.is_none_or(|s| s.property(name).is_none()) {
-                    out.insert(path);
-                }
-                path.pop();
+                let undeclared = schema.is_none_or(|s| s.property(name).is_none());
+                out.push(|| field_element(name), leaf || empty || undeclared, child);
             }
         }
         Shape::List(items, list) => {
             let inner = schema.and_then(Schema::items);
-            let mut seen: Vec<Element> = Vec::new();
             for (i, item) in items.iter().enumerate() {
                 let element = item_element(item, list, inner)
-                    .map_err(|why| format!("{}: element {i}: {why}", super::set::show(path)))?;
-                if seen.contains(&element) {
-                    let (at, key) = (super::set::show(path), show_element(&element));
-                    return Err(format!("{at}: duplicate entries for key {key}"));
+                    .map_err(|why| Fault::new(format!("element {i}: {why}")))?;
+                let (_, child) = named(item, inner).map_err(|fault| fault.below(&element))?;
+                if out.nodes().iter().any(|node| node.element == element) {
+                    let key = show_element(&element);
+                    return Err(Fault::new(format!("duplicate entries for key {key}")));
                 }
-                path.push(element.clone());
-                seen.push(element);
-                collect(item, inner, path, out)?;
-                out.insert(path);
-                path.pop();
+                out.push(|| element, true, child);
             }
+            out.sort();
         }
     }
-    Ok(())
+    Ok((false, out))
 }
 
 /// What changed between two objects.
@@ -138,50 +148,61 @@ impl Comparison {
             set.exclude(path);
         }
     }
+
+    /// Takes up what is known of a member.
+    fn push(&mut self, element: impl Fn() -> Element, place: Place, inner: Self) {
+        self.added.push(&element, place.added, inner.added);
+        self.modified.push(&element, place.modified, inner.modified);
+        self.removed.push(&element, place.removed, inner.removed);
+    }
 }
 
-/// Compares two objects field by field. `metadata.managedFields` is not looked at.
+/// What happened to a place itself, beside what happened below it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    added: bool,
+    modified: bool,
+    removed: bool,
+}
+
+/// How far down the walk is: `metadata.managedFields` is not looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Object,
+    Metadata,
+    Below,
+}
+
+/// Compares two objects field by field.
 pub(super) fn compare(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>) -> Comparison {
-    let mut out = Comparison::default();
-    compare_at(old, new, schema, &mut Vec::new(), &mut out);
-    out
+    compare_at(old, new, schema, Depth::Object).1
 }
 
 fn compare_at(
     old: Option<&Value>,
     new: Option<&Value>,
     schema: Option<&Schema>,
-    path: &mut Vec<Element>,
-    out: &mut Comparison,
-) {
+    depth: Depth,
+) -> (Place, Comparison) {
+    let mut place = Place::default();
+    if old == new {
+        return (place, Comparison::default());
+    }
     let shapes = (old.map(|v| shape(v, schema)), new.map(|v| shape(v, schema)));
     let leaf = match &shapes {
-        (None, None) => return,
         (Some(Shape::Leaf) | None, Some(Shape::Leaf) | None) => true,
         (a, b) => a.as_ref().is_none_or(is_empty) && b.as_ref().is_none_or(is_empty),
     };
-    if leaf {
-        match (old, new) {
-            (None, _) => out.added.insert(path),
-            (_, None) => out.removed.insert(path),
-            (Some(a), Some(b)) if !same(a, b, schema) => out.modified.insert(path),
-            _ => {}
-        }
-        return;
+    place.added = old.is_none();
+    place.removed = new.is_none();
+    if let (Some(a), Some(b)) = (old, new) {
+        let retyped = matches!(&shapes, (Some(Shape::Leaf), _) | (_, Some(Shape::Leaf)))
+            && !a.is_null()
+            && !b.is_null();
+        place.modified = if leaf { !same(a, b, schema) } else { retyped };
     }
-    if let (Some(Shape::Leaf), Some(_)) | (Some(_), Some(Shape::Leaf)) = &shapes
-        && !old.is_some_and(Value::is_null)
-        && !new.is_some_and(Value::is_null)
-    {
-        // A scalar became a structure or the other way: the place itself changed as well.
-        out.modified.insert(path);
-    }
-    compare_members(&shapes, schema, path, out);
-    if old.is_none() {
-        out.added.insert(path);
-    } else if new.is_none() {
-        out.removed.insert(path);
-    }
+    let inner = if leaf { Comparison::default() } else { compare_members(&shapes, schema, depth) };
+    (place, inner)
 }
 
 fn is_empty(shape: &Shape<'_>) -> bool {
@@ -192,65 +213,92 @@ fn is_empty(shape: &Shape<'_>) -> bool {
     }
 }
 
-/// Equality, with quantities and times compared by what they mean.
+/// Equality, with quantities compared by what they mean.
 fn same(a: &Value, b: &Value, schema: Option<&Schema>) -> bool {
     if a == b {
         return true;
     }
-    match schema.map(|s| s.format.as_ref()) {
-        Some("quantity") => {
-            let read = crate::quantity::Quantity::from_json;
-            matches!((read(a), read(b)), (Ok(x), Ok(y)) if x == y)
-        }
-        _ => false,
-    }
+    let is_quantity = schema.is_some_and(|s| s.format == "quantity");
+    let read = crate::quantity::Quantity::from_json;
+    is_quantity && matches!((read(a), read(b)), (Ok(x), Ok(y)) if x == y)
 }
 
 fn compare_members(
     shapes: &(Option<Shape<'_>>, Option<Shape<'_>>),
     schema: Option<&Schema>,
-    path: &mut Vec<Element>,
+    depth: Depth,
+) -> Comparison {
+    let mut out = Comparison::default();
+    compare_maps((fields_of(&shapes.0), fields_of(&shapes.1)), shapes.0.is_some(), schema, depth, &mut out);
+    let items = schema.and_then(Schema::items);
+    let (old, new) = (items_of(&shapes.0, items), items_of(&shapes.1, items));
+    let mut pairs: BTreeMap<&Element, (Option<&Value>, Option<&Value>)> = BTreeMap::new();
+    for (element, value) in &old {
+        pairs.entry(element).or_default().0 = Some(value);
+    }
+    for (element, value) in &new {
+        pairs.entry(element).or_default().1 = Some(value);
+    }
+    for (element, (old, new)) in pairs {
+        let (place, inner) = compare_at(old, new, items, Depth::Below);
+        out.push(|| element.clone(), place, inner);
+    }
+    out
+}
+
+fn fields_of<'a>(shape: &Option<Shape<'a>>) -> Option<&'a Map<String, Value>> {
+    match shape {
+        Some(Shape::Map(map)) => Some(map),
+        _ => None,
+    }
+}
+
+fn items_of<'a>(shape: &Option<Shape<'a>>, schema: Option<&Schema>) -> Vec<(Element, &'a Value)> {
+    match shape {
+        Some(Shape::List(items, list)) => items_by_element(items, list, schema),
+        _ => Vec::new(),
+    }
+}
+
+fn compare_maps(
+    (old, new): (Option<&Map<String, Value>>, Option<&Map<String, Value>>),
+    old_is_there: bool,
+    schema: Option<&Schema>,
+    depth: Depth,
     out: &mut Comparison,
 ) {
-    type Pair<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Schema>);
-    let inner = schema.and_then(Schema::items);
-    let mut pairs: BTreeMap<Element, Pair<'_>> = BTreeMap::new();
-    for (newer, one) in [(false, &shapes.0), (true, &shapes.1)] {
-        let mut put = |element: Element, value, schema| {
-            let slot = pairs.entry(element).or_insert((None, None, schema));
-            if newer { slot.1 = Some(value) } else { slot.0 = Some(value) }
+    let mut left = old.into_iter().flatten().peekable();
+    let mut right = new.into_iter().flatten().peekable();
+    loop {
+        let (name, old, new) = match (left.peek().copied(), right.peek().copied()) {
+            (None, None) => return,
+            (Some((a, av)), Some((b, bv))) if a == b => (a, Some(av), Some(bv)),
+            (Some((a, av)), Some((b, _))) if a < b => (a, Some(av), None),
+            (Some((a, av)), None) => (a, Some(av), None),
+            (_, Some((b, bv))) => (b, None, Some(bv)),
         };
-        match one {
-            Some(Shape::Map(map)) => {
-                for (name, value) in *map {
-                    put(field_element(name), value, schema.and_then(|s| s.member(name)));
-                }
-            }
-            Some(Shape::List(items, list)) => {
-                items_by_element(items, list, inner).into_iter().for_each(|(e, v)| put(e, v, inner));
-            }
-            Some(Shape::Leaf) | None => {}
+        if old.is_some() {
+            left.next();
         }
-    }
-    let old_is_there = shapes.0.is_some();
-    let in_metadata = path.len() == 1 && *path[0] == *"f:metadata";
-    for (element, (old, new, inner)) in pairs {
-        if in_metadata && *element == *"f:managedFields" {
+        if new.is_some() {
+            right.next();
+        }
+        if depth == Depth::Metadata && name == "managedFields" {
             continue;
         }
-        let old = old.or_else(|| implied(&element, inner, schema).filter(|_| old_is_there));
-        path.push(element);
-        compare_at(old, new, inner, path, out);
-        path.pop();
+        let below = if depth == Depth::Object && name == "metadata" { Depth::Metadata } else { Depth::Below };
+        let member = schema.and_then(|s| s.member(name));
+        let old = old.or_else(|| implied(name, member, schema).filter(|_| old_is_there));
+        let (place, inner) = compare_at(old, new, member, below);
+        out.push(|| field_element(name), place, inner);
     }
 }
 
 /// What a member that is absent from the old object is in upstream's typed one: structures that are held by value
 /// are there, empty, and required lists are there, null. It decides whether adding a member adds the place itself.
-fn implied(element: &str, member: Option<&Schema>, parent: Option<&Schema>) -> Option<&'static Value> {
+fn implied(name: &str, member: Option<&Schema>, parent: Option<&Schema>) -> Option<&'static Value> {
     static EMPTY: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| Value::Object(Map::new()));
     static NULL: Value = Value::Null;
-    let name = element.strip_prefix("f:")?;
     let member = member?;
     parent?.definition_name()?;
     if member.is_struct() && member.definition_name().is_some() && HELD_BY_VALUE.contains(&name) {
@@ -366,12 +414,9 @@ pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>, emptied
         Shape::Map(map) => {
             let mut out = Map::new();
             for (name, member) in map {
-                let element = field_element(name);
-                if gone.members.contains(&element) {
-                    continue;
-                }
-                let kept = match gone.children.get(&element) {
-                    Some(inner) => remove(member, inner, schema.and_then(|s| s.member(name)), emptied),
+                let kept = match gone.get(&field_element(name)) {
+                    Some(node) if node.member => continue,
+                    Some(node) => remove(member, &node.child, schema.and_then(|s| s.member(name)), emptied),
                     None => Some(member.clone()),
                 };
                 out.extend(kept.map(|kept| (name.clone(), kept)));
@@ -382,12 +427,11 @@ pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>, emptied
             let inner = schema.and_then(Schema::items);
             let kept = items.iter().filter_map(|item| {
                 let Ok(element) = item_element(item, list, inner) else { return Some(item.clone()) };
-                if gone.members.contains(&element) {
-                    return None;
+                match gone.get(&element) {
+                    Some(node) if node.member => None,
+                    Some(node) => remove(item, &node.child, inner, emptied),
+                    None => Some(item.clone()),
                 }
-                gone.children
-                    .get(&element)
-                    .map_or_else(|| Some(item.clone()), |set| remove(item, set, inner, emptied))
             });
             let kept: Vec<Value> = kept.collect();
             if items.is_empty() || !kept.is_empty() { Some(Value::Array(kept)) } else { nothing() }
@@ -397,18 +441,17 @@ pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>, emptied
 
 /// The set with every declared structure field that it reaches into as a member, so that removal takes the whole.
 pub(super) fn with_named_fields(set: &Set, schema: Option<&Schema>) -> Set {
-    let mut out = Set { members: set.members.clone(), children: BTreeMap::new() };
-    for (element, child) in &set.children {
-        let inner = match element.strip_prefix("f:") {
+    let mut out = Set::default();
+    for node in set.nodes() {
+        let (declared, inner) = match node.element.strip_prefix("f:") {
             Some(name) => {
-                if schema.is_some_and(|s| s.property(name).is_some()) {
-                    out.members.insert(element.clone());
-                }
-                schema.and_then(|s| s.member(name))
+                let declared = schema.is_some_and(|s| s.property(name).is_some());
+                (declared, schema.and_then(|s| s.member(name)))
             }
-            None => schema.and_then(Schema::items),
+            None => (false, schema.and_then(Schema::items)),
         };
-        out.children.insert(element.clone(), with_named_fields(child, inner));
+        let reaches = declared && !node.child.is_empty();
+        out.push(|| node.element.clone(), node.member || reaches, with_named_fields(&node.child, inner));
     }
     out
 }

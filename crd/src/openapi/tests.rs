@@ -123,3 +123,48 @@ fn built_in_kinds_are_described() {
     let spec = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"]["description"];
     assert!(spec.as_str().unwrap().contains("containers"));
 }
+
+/// The table of facts and k8s-openapi's types were made from the same source by different hands.
+#[cfg(feature = "descriptions")]
+#[test]
+fn facts_agree_with_k8s_openapi() {
+    let rows: Vec<Row> = crate::schema::kinds()
+        .map(|(api_version, kind)| {
+            let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+            row(group, version, kind, "things")
+        })
+        .collect();
+    let theirs = descriptions::of(&rows);
+    let mut compared = 0;
+    for (name, theirs) in &theirs {
+        let short =
+            ["io.k8s.api.", "io.k8s.apimachinery.pkg.apis.", "io.k8s.apiextensions-apiserver.pkg.apis."]
+                .iter()
+                .find_map(|prefix| name.strip_prefix(prefix));
+        let Some(ours) = short.and_then(crate::schema::definition) else { continue };
+        let Some(properties) = theirs.get("properties").and_then(Value::as_object) else { continue };
+        let names = |map: &mut dyn Iterator<Item = String>| {
+            map.filter(|n| n != "apiVersion" && n != "kind").collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(&mut ours.properties().keys().map(ToString::to_string)),
+            names(&mut properties.keys().cloned()),
+            "{name}"
+        );
+        for (field, theirs) in properties {
+            let ours = ours.property(field).unwrap();
+            if let (Some(theirs), false) =
+                (theirs.get("type").and_then(Value::as_str), ours.ty.name().is_empty())
+            {
+                assert_eq!(ours.ty.name(), theirs, "{name}.{field}");
+            }
+            if let (Some(theirs), "int32" | "int64") =
+                (theirs.get("format").and_then(Value::as_str), ours.format.as_ref())
+            {
+                assert_eq!(ours.format, theirs, "{name}.{field}");
+            }
+        }
+        compared += 1;
+    }
+    assert!(compared > 400, "{compared}");
+}

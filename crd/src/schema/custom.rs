@@ -100,6 +100,9 @@ impl Reader {
         if schema.embedded_resource {
             self.check_embedded(&mut schema, path);
         }
+        if let Some(default) = &schema.default {
+            self.errors.extend(crate::structural::validate(default, &schema, &path.child("default")));
+        }
         schema
     }
 
@@ -440,6 +443,7 @@ mod tests {
             openAPIV3Schema.properties[f].anyOf[0].type: Forbidden: must be empty to be structural
             openAPIV3Schema.properties[g].type: Unsupported value: "int": supported values: "array", "boolean", "integer", "number", "object", "string"
             openAPIV3Schema.properties[h].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp
+            openAPIV3Schema.properties[i].default: Invalid value: "string": openAPIV3Schema.properties[i].default in body must be of type integer: "string"
         "#]]
         .assert_eq(&faults(&json!({"type": "object", "properties": {
             "a": {},
@@ -450,7 +454,8 @@ mod tests {
                   "items": {"type": "object", "properties": {"k": {"type": "string"}}}},
             "f": {"type": "string", "anyOf": [{"type": "string"}]},
             "g": {"type": "int"},
-            "h": {"type": "string", "pattern": "("}}})));
+            "h": {"type": "string", "pattern": "("},
+            "i": {"type": "integer", "default": "x"}}})));
         expect![[r#"
             openAPIV3Schema.type: Required value: must not be empty at the root
         "#]]

@@ -26,11 +26,19 @@ pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
     ]
 })
 .defaults(|obj| {
+    const CPU: [&str; 2] = ["spec", "targetCPUUtilizationPercentage"];
+    if object::at(obj, &["spec"]).is_none() {
+        return;
+    }
     let is_v2 = object::text(obj, &["apiVersion"]) == "autoscaling/v2";
-    if is_v2 && object::list(obj, &["spec", "metrics"]).is_empty() && object::at(obj, &["spec"]).is_some() {
+    let metrics_aside =
+        object::at(obj, &["metadata", "annotations", "autoscaling.alpha.kubernetes.io/metrics"]);
+    if is_v2 && object::list(obj, &["spec", "metrics"]).is_empty() {
         let cpu = json!([{"type": "Resource", "resource": {
             "name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}}]);
         object::set(obj, &["spec", "metrics"], cpu);
+    } else if !is_v2 && object::at(obj, &CPU).is_none() && metrics_aside.is_none() {
+        object::set(obj, &CPU, 80);
     }
 })
 .checks(checks::autoscaler);

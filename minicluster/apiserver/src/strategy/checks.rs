@@ -211,7 +211,7 @@ fn policy_port(port: &Value, path: &Path, errors: &mut ErrorList) {
     let Some(end) = object::number(port, &["endPort"]) else { return };
     match value {
         None => {
-            errors.push(Error::required(path.child("port"), "must be specified when `endPort` is specified"))
+            errors.push(Error::required(path.child("port"), "must be specified when `endPort` is specified"));
         }
         Some(Value::String(_)) => {
             let detail = "may not be specified when `port` is non-numeric";

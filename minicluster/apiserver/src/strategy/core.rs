@@ -94,7 +94,7 @@ impl Strategy for ConfigMap {
 
     fn columns(&self) -> Option<Vec<Column>> {
         let count = |obj: &Value, list: &str| {
-            object::at(obj, &[list]).and_then(Value::as_object).map_or(0, |m| m.len())
+            object::at(obj, &[list]).and_then(Value::as_object).map_or(0, serde_json::Map::len)
         };
         let data = Column::new("Data", move |obj| (count(obj, "data") + count(obj, "binaryData")).into())
             .typed("integer");

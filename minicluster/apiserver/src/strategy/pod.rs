@@ -8,7 +8,7 @@ use windlass_crd::{
     quantity::Quantity,
 };
 
-use super::{Column, Part, Strategy, pod_columns, pod_defaults, pod_spec};
+use super::{Column, Part, Strategy, columns, pod_columns, pod_defaults, pod_spec};
 use crate::object;
 
 /// Pod.
@@ -37,6 +37,23 @@ impl Strategy for Pod {
         object::set(obj, &["status"], status);
     }
 
+    fn prepare_update(&self, part: Part, obj: &mut Value, old: &Value) {
+        let taken: fn(&mut Value, &Value) = match part {
+            Part::EphemeralContainers => |spec, asked| match asked.get("ephemeralContainers") {
+                Some(list) => spec["ephemeralContainers"] = list.clone(),
+                None => {
+                    object::remove(spec, &["ephemeralContainers"]);
+                }
+            },
+            Part::Resize => take_resources,
+            Part::Main | Part::Status | Part::Server => return,
+        };
+        let asked = obj.get("spec").cloned().unwrap_or_default();
+        let mut spec = old.get("spec").cloned().unwrap_or_default();
+        taken(&mut spec, &asked);
+        obj["spec"] = spec;
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         let spec = obj.get("spec").unwrap_or(&Value::Null);
         let mut errors = pod_spec::validate(spec, &field::root("spec"));
@@ -57,7 +74,8 @@ impl Strategy for Pod {
                 errors
             }
             Part::EphemeralContainers => validate_ephemeral(obj, old),
-            Part::Status | Part::Resize | Part::Server => ErrorList::new(),
+            Part::Resize => validate_resize(obj, old),
+            Part::Status | Part::Server => ErrorList::new(),
         }
     }
 
@@ -103,6 +121,75 @@ impl Strategy for PodTemplate {
         let spec = obj.pointer("/template/spec").unwrap_or(&Value::Null);
         pod_spec::validate(spec, &field::root("template").child("spec"))
     }
+
+    fn columns(&self) -> Option<Vec<Column>> {
+        let joined = |field: &'static str| {
+            move |obj: &Value| {
+                let containers = object::list(obj, &["template", "spec", "containers"]);
+                let texts: Vec<&str> = containers.iter().map(|c| object::text(c, &[field])).collect();
+                Value::from(texts.join(","))
+            }
+        };
+        Some(vec![
+            Column::new("Containers", joined("name")),
+            Column::new("Images", joined("image")),
+            columns::made("Pod Labels", |o| {
+                columns::selector(object::at(o, &["template", "metadata", "labels"]))
+            }),
+        ])
+    }
+}
+
+/// A resize brings new resources for the containers that there are, and nothing else.
+fn take_resources(spec: &mut Value, asked: &Value) {
+    for list in ["containers", "initContainers"] {
+        for container in pod_defaults::items(spec, list) {
+            let name = object::text(container, &["name"]).to_owned();
+            let wanted = object::list(asked, &[list]).iter().find(|one| object::text(one, &["name"]) == name);
+            for field in ["resources", "resizePolicy"] {
+                if let Some(value) = wanted.and_then(|one| object::at(one, &[field])) {
+                    object::set(container, &[field], value.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Only CPU and memory change, and the class of service does not.
+fn validate_resize(obj: &Value, old: &Value) -> ErrorList {
+    let path = field::root("spec");
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    let mut errors = pod_spec::validate(spec, &path);
+    let class = quality_of_service(obj);
+    if class != quality_of_service(old) {
+        errors.push(Error::invalid(&path, class, "Pod QOS Class may not change as a result of resizing"));
+    }
+    let others = |pod: &Value| {
+        let mut spec = pod.get("spec").cloned().unwrap_or_default();
+        for list in ["containers", "initContainers"] {
+            for container in pod_defaults::items(&mut spec, list) {
+                for (kind, resource) in
+                    [("limits", "cpu"), ("limits", "memory"), ("requests", "cpu"), ("requests", "memory")]
+                {
+                    object::remove(container, &["resources", kind, resource]);
+                }
+                object::remove(container, &["resizePolicy"]);
+                for kind in ["limits", "requests"] {
+                    if object::at(container, &["resources", kind])
+                        .and_then(Value::as_object)
+                        .is_some_and(serde_json::Map::is_empty)
+                    {
+                        object::remove(container, &["resources", kind]);
+                    }
+                }
+            }
+        }
+        spec
+    };
+    if others(obj) != others(old) {
+        errors.push(Error::forbidden(&path, "only cpu and memory resources are mutable"));
+    }
+    errors
 }
 
 /// `Guaranteed`, `Burstable` or `BestEffort`, from the requests and limits of all containers.
@@ -290,7 +377,10 @@ mod tests {
     fn change(f: impl Fn(&mut Value)) -> Vec<String> {
         let mut new = running();
         f(&mut new);
-        Pod.validate_update(Part::Main, &new, &running()).iter().map(|e| e.to_string()).collect()
+        Pod.validate_update(Part::Main, &new, &running())
+            .iter()
+            .map(std::string::ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -313,9 +403,41 @@ mod tests {
         assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
         assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
         let more = change(|p| {
-            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}))
+            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}));
         });
         assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
+    }
+
+    #[test]
+    fn a_resize_changes_cpu_and_memory_alone() {
+        let mut old = running();
+        old["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+        let resized = |f: &dyn Fn(&mut Value)| {
+            let mut new = old.clone();
+            f(&mut new);
+            Pod.prepare_update(Part::Resize, &mut new, &old);
+            let errors = Pod.validate_update(Part::Resize, &new, &old);
+            (new, errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let (pod, errors) = resized(&|p| {
+            p["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("2");
+            p["spec"]["containers"][0]["image"] = json!("other");
+        });
+        assert_eq!(errors, Vec::<String>::new());
+        assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "2");
+        assert_eq!(pod["spec"]["containers"][0]["image"], "i:1");
+        let (_, errors) = resized(&|p| {
+            p["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"] = json!("1Gi");
+        });
+        assert_eq!(errors, ["spec: Forbidden: only cpu and memory resources are mutable"]);
+        let (_, errors) = resized(&|p| {
+            p["spec"]["containers"][0]["resources"] =
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1", "memory": "1Gi"}});
+        });
+        assert_eq!(
+            errors,
+            ["spec: Invalid value: \"Guaranteed\": Pod QOS Class may not change as a result of resizing"]
+        );
     }
 
     #[test]

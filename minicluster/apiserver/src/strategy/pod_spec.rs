@@ -301,7 +301,7 @@ fn node_term(term: &Value, path: &Path, errors: &mut ErrorList) {
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
             other => {
-                errors.push(Error::invalid(at.child("operator"), other, "not a valid selector operator"))
+                errors.push(Error::invalid(at.child("operator"), other, "not a valid selector operator"));
             }
         }
         errors.extend(

@@ -1,3 +1,0 @@
-//! The `windlass` command.
-
-fn main() {}
