@@ -175,13 +175,24 @@ async fn adopt(shared: &Arc<Shared>, inbox: &crate::source::Inbox) {
     }
     if let Some(volumes) = &shared.volumes {
         for uid in volumes.present() {
-            let held = held.iter().any(|id| id.uid == uid);
-            if !held
-                && !wanted.contains(&uid)
-                && let Err(error) = volumes.remove(&uid).await
-            {
+            if wanted.contains(&uid) || held.iter().any(|id| id.uid == uid) {
+                continue;
+            }
+            forget_logs(&shared.config.log_root, &uid);
+            if let Err(error) = volumes.remove(&uid).await {
                 tracing::warn!(pod = uid, %error, "the files of a gone pod could not be removed");
             }
+        }
+    }
+}
+
+/// Removes the logs of a pod of this kubelet that went while nobody looked. Logs of pods it never had files of may be
+/// another kubelet's.
+fn forget_logs(root: &str, uid: &str) {
+    let own = format!("_{uid}");
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|n| n.ends_with(&own)) {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }

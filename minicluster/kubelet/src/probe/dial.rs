@@ -28,15 +28,24 @@ pub(crate) async fn probe(spec: &Container, ip: &str, probe: &Probe) -> Result<(
     if let Some(action) = &probe.tcp_socket {
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(ip);
         let port = port(spec, &action.port)?;
-        return TcpStream::connect((host, port))
-            .await
-            .map(drop)
-            .map_err(|e| format!("dial tcp {host}:{port}: {e}"));
+        return TcpStream::connect((host, port)).await.map(drop).map_err(|e| dialled(host, port, &e));
     }
     if let Some(action) = &probe.grpc {
         return grpc(ip, action).await;
     }
     Err("missing probe handler".into())
+}
+
+/// Why nobody answered, as Go's dialler says it.
+fn dialled(host: &str, port: u16, error: &std::io::Error) -> String {
+    let why = match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        std::io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        std::io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    };
+    format!("dial tcp {host}:{port}: {why}")
 }
 
 /// A port by number, or by its name in the container.
@@ -102,7 +111,7 @@ async fn get(uri: &Uri, headers: &[HTTPHeader]) -> Result<Response<Incoming>, St
     let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
     let tcp = TcpStream::connect((host, port))
         .await
-        .map_err(|e| format!("Get \"{uri}\": dial tcp {host}:{port}: {e}"))?;
+        .map_err(|e| format!("Get \"{uri}\": {}", dialled(host, port, &e)))?;
     let mut request = Request::builder()
         .method(Method::GET)
         .uri(uri.path_and_query().map_or("/", |p| p.as_str()))

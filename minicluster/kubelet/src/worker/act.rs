@@ -49,6 +49,11 @@ impl Shared {
             Action::RemoveSandbox { id } => self.runtime.remove_sandbox(&id).await,
             Action::CleanUp => self.clean_up(cell).await,
             Action::Delete => {
+                // Logs stay as long as somebody can ask for them.
+                if self.volumes.is_some() {
+                    let logs = crate::pod::sandbox::log_directory(&self.config.log_root, &cell.pod());
+                    let _ = tokio::fs::remove_dir_all(logs).await;
+                }
                 cell.state.lock().done = true;
                 Ok(())
             }
@@ -120,11 +125,6 @@ impl Shared {
     async fn clean_up(self: &Arc<Self>, cell: &Arc<Cell>) -> Result<(), RuntimeError> {
         if let Some(volumes) = &self.volumes {
             volumes.remove(&cell.uid).await.map_err(|e| RuntimeError::failed(e.to_string()))?;
-        }
-        let deleted = cell.pod().metadata.deletion_timestamp.is_some();
-        if deleted && self.volumes.is_some() {
-            let logs = crate::pod::sandbox::log_directory(&self.config.log_root, &cell.pod());
-            let _ = tokio::fs::remove_dir_all(logs).await;
         }
         cell.with_memory(|m| m.cleaned = true);
         Ok(())
