@@ -377,10 +377,7 @@ mod tests {
     fn change(f: impl Fn(&mut Value)) -> Vec<String> {
         let mut new = running();
         f(&mut new);
-        Pod.validate_update(Part::Main, &new, &running())
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        Pod.validate_update(Part::Main, &new, &running()).iter().map(ToString::to_string).collect()
     }
 
     #[test]
