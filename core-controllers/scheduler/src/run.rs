@@ -184,7 +184,8 @@ impl State {
         if self.assumed.remove(&uid).is_some() {
             self.snapshot.remove_pod(&uid);
             self.queue.changed(Change::PodGone, Instant::now());
-            let gone = matches!(&error, kube::Error::Api(s) if s.is_not_found() || s.is_conflict());
+            // After a conflict the watch tells whether somebody else bound the pod; until then it is tried again.
+            let gone = matches!(&error, kube::Error::Api(s) if s.is_not_found());
             if !gone {
                 self.queue.failed(result.queued, Instant::now());
             }
