@@ -81,7 +81,7 @@ pub(crate) fn down() -> anyhow::Result<()> {
             pause(Duration::from_millis(100));
         }
         if pid == pids.lines().nth(1).unwrap_or_default() {
-            host::run(Command::new(&binary).arg("reset"))?;
+            host::run(Command::new(&binary).args(["reset", "--data-dir", "/var/lib/minicluster/data"]))?;
         }
     }
     fs::remove_file(state)?;
