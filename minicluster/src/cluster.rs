@@ -9,7 +9,7 @@
 //! `tower` service, under the component's own identity; across processes it is HTTPS. The component cannot tell.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +23,7 @@ use minicluster_apiserver::{
 };
 use minicluster_store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
-use windlass::CancellationToken;
+use windlass::{CancellationToken, random::Source};
 
 use crate::{
     kubeconfig,
@@ -187,7 +187,8 @@ impl Door {
     }
 }
 
-async fn read_kubeconfig(path: &Path) -> Result<kube::Config, kube::config::KubeconfigError> {
+/// The client configuration in a kubeconfig file.
+pub(crate) async fn read_kubeconfig(path: &Path) -> Result<kube::Config, kube::config::KubeconfigError> {
     let file = kube::config::Kubeconfig::read_from(path)?;
     kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await
 }
@@ -205,7 +206,7 @@ async fn start_apiserver(
         StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
     };
     let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
-    let api = api(store.clone(), &pki, options, fastrand_seed())?;
+    let api = api(store.clone(), &pki, options, Source::from_entropy().next_u64())?;
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
 
     let tls = server_tls(&pki, options, &api)?;
@@ -279,16 +280,6 @@ fn server_url(options: &UpOptions) -> String {
 /// Where the admin's kubeconfig is.
 pub fn kubeconfig_path(options: &UpOptions) -> PathBuf {
     options.write_kubeconfig.clone().unwrap_or_else(|| options.data_dir.join("admin.kubeconfig"))
-}
-
-/// The one seed that is not given: from the operating system.
-fn fastrand_seed() -> u64 {
-    let mut bytes = [0; 8];
-    let read = fs::File::open("/dev/urandom").and_then(|mut f| io::Read::read_exact(&mut f, &mut bytes));
-    if read.is_err() {
-        tracing::warn!("no random numbers from the system: generated names will repeat");
-    }
-    u64::from_ne_bytes(bytes)
 }
 
 /// Waits for the end: the wish to stop, or a part that gave up, which ends the others too.

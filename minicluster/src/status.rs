@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::Context;
 use comfy_table::{Table, presets};
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
-use kube::{Api, Client, Config, api::ListParams, config::Kubeconfig};
+use kube::{Api, Client, api::ListParams};
+
+use crate::cluster;
 
 /// The report, as text for a terminal.
 ///
@@ -13,11 +15,9 @@ use kube::{Api, Client, Config, api::ListParams, config::Kubeconfig};
 /// When there is no cluster in the data directory, or it does not answer.
 pub async fn report(data_dir: &Path) -> anyhow::Result<String> {
     let path = data_dir.join("admin.kubeconfig");
-    let file = Kubeconfig::read_from(&path).with_context(|| {
+    let mut config = cluster::read_kubeconfig(&path).await.with_context(|| {
         format!("{} (has `minicluster up` been run with this --data-dir?)", path.display())
     })?;
-    let mut config =
-        Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await?;
     config.default_retry = false;
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)?;

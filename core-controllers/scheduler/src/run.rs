@@ -49,9 +49,6 @@ impl Runnable for Scheduler {
             let (mut pod_deltas, mut node_deltas) = (pods.deltas(), nodes.deltas());
             let (sender, mut bound) = mpsc::channel(WRITES_MAX);
             let mut state = State::new(&cx, sender);
-            while let Some(deltas) = node_deltas.try_next() {
-                deltas.iter().for_each(|d| state.on_node(d));
-            }
             loop {
                 while let Some(deltas) = node_deltas.try_next() {
                     deltas.iter().for_each(|d| state.on_node(d));
@@ -75,7 +72,7 @@ impl Runnable for Scheduler {
                     deltas = pod_deltas.next() => deltas.iter().for_each(|d| state.on_pod(d)),
                     deltas = node_deltas.next() => deltas.iter().for_each(|d| state.on_node(d)),
                     Some(result) = bound.recv() => state.on_bound(result),
-                    () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {}
+                    () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
                     () = cx.stop.cancelled() => return Ok(()),
                 }
             }
