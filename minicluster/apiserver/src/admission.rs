@@ -34,6 +34,7 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     if is_pod(cx) && op == Operation::Create && cx.info.subresource.is_empty() {
         service_account::assign(cx, obj)?;
         pod::priority(cx, obj)?;
+        pod::runtime_class(cx, obj)?;
         pod::default_tolerations(obj);
     }
     if cx.resource.group.is_empty() && cx.resource.plural == "nodes" && op == Operation::Create {

@@ -22,6 +22,7 @@ use crate::{
     crds, decode, delete,
     object::{self, is_deleting},
     read,
+    registry::METADATA,
     status::{ApiError, ApiResult, Cause},
     strategy::Part,
     validate,
@@ -154,7 +155,11 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     admission::mutate(cx, Operation::Create, &mut obj, None).await?;
     fill_defaults(cx, &mut obj);
     if resource.has("status") {
-        object::remove(&mut obj, &["status"]);
+        match resource.custom {
+            // A typed status is never absent, only empty.
+            None => object::set(&mut obj, &["status"], json!({})),
+            Some(_) => drop(object::remove(&mut obj, &["status"])),
+        }
     }
     if resource.generation || resource.custom.is_some() {
         object::set(&mut obj, &["metadata", "generation"], 1);
@@ -580,16 +585,14 @@ fn keep_identity(obj: &mut Value, old: &Value) {
     object::meta(obj).remove("selfLink");
 }
 
-/// A status write changes the status, and of the metadata what the node and its kubelet keep there.
+/// A status write changes the status, and of the metadata what the kind allows.
 fn keep_all_but_status(cx: &Context, obj: &mut Value, old: &Value) {
     let status = obj.get("status").cloned();
     let mut meta = object::meta(obj).clone();
     let mut base = old.clone();
-    let labels_may_change = cx.resource.group.is_empty();
-    for key in ["managedFields", "resourceVersion"]
-        .iter()
-        .chain(labels_may_change.then_some(&["labels", "annotations"]).into_iter().flatten())
-    {
+    let kept = cx.resource.status_keeps;
+    let free = METADATA.iter().filter(|key| !kept.contains(key));
+    for key in ["managedFields", "resourceVersion"].iter().chain(free) {
         match meta.remove(*key) {
             Some(value) => object::set(&mut base, &["metadata", key], value),
             None => {
