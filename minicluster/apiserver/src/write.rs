@@ -511,7 +511,7 @@ async fn modify_once(
     resource.strategy.prepare_update(part, &mut obj, old);
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
-    bump_generation(cx, &mut obj, old);
+    bump_generation(cx, part, &mut obj, old);
     crds::settle_written(cx, &mut obj);
     if tracks {
         if obj.pointer("/metadata/managedFields").is_none()
@@ -609,7 +609,8 @@ fn keep_all_but_status(cx: &Context, obj: &mut Value, old: &Value) {
     *obj = base;
 }
 
-fn bump_generation(cx: &Context, obj: &mut Value, old: &Value) {
+/// Counts what clients ask for; what the server itself enters, like a pod's node, is not counted.
+fn bump_generation(cx: &Context, part: Part, obj: &mut Value, old: &Value) {
     if !cx.resource.generation && cx.resource.custom.is_none() {
         return;
     }
@@ -624,7 +625,7 @@ fn bump_generation(cx: &Context, obj: &mut Value, old: &Value) {
         new.keys().chain(old.keys()).any(differs)
     };
     let deletion_begins = is_deleting(obj) && !is_deleting(old);
-    if changed || deletion_begins {
+    if (changed && part != Part::Server) || deletion_begins {
         let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
         object::set(obj, &["metadata", "generation"], generation);
     }
