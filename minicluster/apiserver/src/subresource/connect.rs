@@ -1,10 +1,11 @@
 //! Connections through the server: to a kubelet for logs and terminals, to a pod, Service or node for `proxy`.
 
 use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::parent;
+use super::{links::Page, parent};
 use crate::{
     body::{self, Body},
     context::Context,
@@ -14,6 +15,8 @@ use crate::{
     view,
 };
 
+/// The largest page whose links are rewritten, bytes.
+const PAGE_MAX: usize = 16 << 20;
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 
 pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Response<Body>> {
@@ -262,5 +265,32 @@ async fn http_proxy(
         Box::new(nodes::connect_tcp(&at).await?)
     };
     let uri = backend_uri(cx, &request);
-    nodes::forward(stream, &at, &uri, request).await
+    let prefix = path.strip_suffix(&format!("/{}", cx.info.rest)).unwrap_or(path);
+    let prefix = prefix.trim_end_matches('/').to_owned();
+    let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let asked = asked.map(str::to_owned).or_else(|| request.uri().authority().map(ToString::to_string));
+    let response = nodes::forward(stream, &at, &uri, request).await?;
+    let page = Page { prefix: &prefix, hosts: [&at, asked.as_deref().unwrap_or_default()] };
+    led_through(&page, response).await
+}
+
+/// Makes what a page or a redirect links to reachable through the proxy.
+async fn led_through(page: &Page<'_>, response: Response<Body>) -> ApiResult<Response<Body>> {
+    let (mut parts, body) = response.into_parts();
+    let text = |name: &header::HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(location) = text(&header::LOCATION) {
+        let location = page.link(location).parse().map_err(ApiError::internal)?;
+        parts.headers.insert(header::LOCATION, location);
+        return Ok(Response::from_parts(parts, body));
+    }
+    let kind = text(&header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    if kind.trim() != "text/html" || parts.headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(Response::from_parts(parts, body));
+    }
+    let whole = Limited::new(body, PAGE_MAX).collect().await;
+    let whole = whole.map_err(|e| ApiError::unavailable(format!("error trying to reach service: {e}")))?;
+    let bytes = whole.to_bytes();
+    let bytes = std::str::from_utf8(&bytes).map_or_else(|_| bytes.clone(), |html| page.rewrite(html).into());
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(parts, body::full(bytes)))
 }
