@@ -16,6 +16,7 @@ use windlass_crd::{decode as strict, selector::LabelSelector, structural};
 
 use super::Operation;
 use crate::{
+    cel::{Expression, Scope},
     context::Context,
     object,
     registry::Resource,
@@ -61,7 +62,7 @@ struct Hook {
     ignores_failure: bool,
     reinvoked: bool,
     has_side_effects: bool,
-    conditional: bool,
+    conditions: Vec<Result<Expression, String>>,
 }
 
 #[derive(Debug)]
@@ -132,8 +133,29 @@ impl Hook {
             ignores_failure: object::text(hook, &["failurePolicy"]) == "Ignore",
             reinvoked: object::text(hook, &["reinvocationPolicy"]) == "IfNeeded",
             has_side_effects: !matches!(side_effects, "None" | "NoneOnDryRun"),
-            conditional: !object::list(hook, &["matchConditions"]).is_empty(),
+            conditions: object::list(hook, &["matchConditions"])
+                .iter()
+                .map(|condition| Expression::compile(object::text(condition, &["expression"])))
+                .collect(),
         }
+    }
+
+    /// Whether all its match conditions hold. One that fails outweighs those that cannot be evaluated.
+    fn wants(&self, request: &Value) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let variables = ["object", "oldObject"].map(|name| (name, &request[name]));
+        let scope = Scope::new(&[variables[0], variables[1], ("request", request)]);
+        let mut error = None;
+        for condition in &self.conditions {
+            match condition.as_ref().map_err(Clone::clone).and_then(|condition| condition.holds(&scope)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => error = error.or(Some(why)),
+            }
+        }
+        error.map_or(Ok(true), Err)
     }
 
     fn concerns(&self, asked: &Asked<'_>, event: &Event<'_>, namespace_labels: Option<&Value>) -> bool {
@@ -290,11 +312,15 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
     }
     let uid = cx.api.new_uid();
     let request = review::request(cx, event, &uid, dry_run);
-    let called = if hook.conditional {
-        // Without an engine for its conditions nobody knows whether the hook wants to be asked.
-        Err("match conditions are not supported".to_owned())
-    } else {
-        call::call(cx, &hook.backend, &request).await.and_then(|body| review::read(&body, &uid, &hook.name))
+    let called = match hook.wants(&request["request"]) {
+        Ok(false) => return Ok(None),
+        Ok(true) => call::call(cx, &hook.backend, &request)
+            .await
+            .map_err(|error| format!("failed to call webhook: {error}"))
+            .and_then(|body| review::read(&body, &uid, &hook.name)),
+        // A hook that may be missed is not asked on a guess.
+        Err(_) if hook.ignores_failure => return Ok(None),
+        Err(error) => Err(error),
     };
     match called {
         Ok(answer) => {
@@ -305,9 +331,6 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
             tracing::warn!(webhook = hook.name, error, "failed calling webhook, failing open");
             Ok(None)
         }
-        Err(error) => Err(ApiError::internal(format!(
-            "failed calling webhook \"{}\": failed to call webhook: {error}",
-            hook.name
-        ))),
+        Err(error) => Err(ApiError::internal(format!("failed calling webhook \"{}\": {error}", hook.name))),
     }
 }
