@@ -9,7 +9,10 @@ use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::{
     api::{
-        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+            ValidatingWebhookConfiguration,
+        },
         core::v1::ConfigMap,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -194,4 +197,52 @@ async fn rules_of_a_definition_hold_its_objects() {
     gates.patch("g", &params, &change(json!({"max": 5}))).await.unwrap();
     let refused = gates.patch("g", &params, &change(json!({"kind": "b"}))).await.unwrap_err();
     assert!(refused.to_string().contains("spec: Invalid value: \"object\": kind is immutable"), "{refused}");
+}
+
+#[tokio::test]
+async fn policies_judge_where_they_are_bound() {
+    let cluster = TestCluster::start().await;
+    let create = PostParams::default();
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(cluster.client());
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(cluster.client());
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), "default");
+    let map =
+        |name: &str, data: Value| object::<ConfigMap>(json!({"metadata": {"name": name}, "data": data}));
+    maps.create(&create, &map("limits", json!({"max": "2"}))).await.unwrap();
+    let policy = json!({"metadata": {"name": "small"}, "spec": {
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "matchConstraints": {"resourceRules": [
+            {"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]},
+        "matchConditions": [{"name": "not-limits", "expression": "object.metadata.name != 'limits'"}],
+        "variables": [{"name": "size", "expression": "has(object.data) ? size(object.data) : 0"}],
+        "validations": [
+            {"expression": "variables.size <= int(params.data.max)", "reason": "Forbidden",
+                "messageExpression": "'at most ' + params.data.max + ', not ' + string(variables.size)"},
+            {"expression": "!('x' in object.data)"}]}});
+    policies.create(&create, &object(policy)).await.unwrap();
+    maps.create(&create, &map("unbound", json!({"a": "", "b": "", "c": ""}))).await.unwrap();
+    let binding = json!({"metadata": {"name": "everywhere"}, "spec": {"policyName": "small",
+        "paramRef": {"name": "limits", "namespace": "default", "parameterNotFoundAction": "Deny"},
+        "validationActions": ["Deny"]}});
+    bindings.create(&create, &object(binding)).await.unwrap();
+
+    maps.create(&create, &map("good", json!({"a": ""}))).await.unwrap();
+    let refused = maps.create(&create, &map("big", json!({"a": "", "b": "", "c": ""}))).await.unwrap_err();
+    let kube::Error::Api(status) = refused else { panic!("{refused}") };
+    assert_eq!((status.code, status.reason.as_str()), (403, "Forbidden"));
+    assert_eq!(
+        status.message,
+        "configmaps \"big\" is forbidden: ValidatingAdmissionPolicy 'small' with binding 'everywhere' denied request: \
+         at most 2, not 3"
+    );
+    let refused = maps.create(&create, &map("x", json!({"x": ""}))).await.unwrap_err();
+    let kube::Error::Api(status) = refused else { panic!("{refused}") };
+    assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
+    assert!(
+        status.message.ends_with("denied request: failed expression: !('x' in object.data)"),
+        "{status:?}"
+    );
+    maps.delete("limits", &DeleteParams::default()).await.unwrap();
+    let refused = maps.create(&create, &map("y", json!({"a": ""}))).await.unwrap_err();
+    assert!(refused.to_string().contains("no params found for policy binding"), "{refused}");
 }

@@ -3,9 +3,11 @@
 //! The plugins run in upstream's order: first those that change the object, then, on the final object, those that only
 //! judge. Source: `pkg/kubeapiserver/options/plugins.go`.
 
+mod matching;
 mod namespace;
 mod node;
 mod pod;
+mod policy;
 mod service_account;
 mod webhook;
 
@@ -26,6 +28,7 @@ pub enum Operation {
     Connect,
 }
 
+pub use policy::Policies;
 pub use webhook::Webhooks;
 
 /// Lets the plugins change an object.
@@ -64,6 +67,7 @@ pub async fn validate(
         namespace::may_be_deleted(cx)?;
     }
     node::restrict(cx, op, obj, old)?;
+    policy::validate(cx, op, obj, old)?;
     webhook::validate(cx, op, obj, old).await
 }
 

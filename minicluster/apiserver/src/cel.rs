@@ -22,6 +22,9 @@ use crate::{object, registry::Resource};
 /// The longest expression, bytes.
 const LENGTH_MAX: usize = 100 << 10;
 
+/// An expression, or why it is none.
+pub(crate) type Compiled = Result<Expression, String>;
+
 /// A compiled expression.
 #[derive(Debug)]
 pub(crate) struct Expression(Program);
@@ -51,6 +54,20 @@ impl Expression {
     }
 }
 
+impl Expression {
+    /// Evaluates to a text.
+    ///
+    /// # Errors
+    /// What went wrong, or that the result is no text.
+    pub(crate) fn text(&self, scope: &Scope) -> Result<String, String> {
+        match self.0.execute(&scope.0) {
+            Ok(Cel::String(text)) => Ok(text.to_string()),
+            Ok(_) => Err("cel expression must evaluate to a string".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
 /// The variables that an expression sees.
 pub(crate) struct Scope(Context<'static>);
 
@@ -62,6 +79,20 @@ impl Scope {
             context.add_variable_from_value(*name, value_of(value));
         }
         Self(context)
+    }
+
+    /// Adds a map of variables, each of which the expressions after it see.
+    pub(crate) fn define(&mut self, name: &str, variables: &[(String, Compiled)]) {
+        let mut known = HashMap::new();
+        self.0.add_variable_from_value(name, Cel::Map(Map { map: Arc::default() }));
+        for (variable, expression) in variables {
+            // One that cannot be evaluated is missed only by those who use it.
+            let Some(value) = expression.as_ref().ok().and_then(|e| e.0.execute(&self.0).ok()) else {
+                continue;
+            };
+            known.insert(Key::String(Arc::new(variable.clone())), value);
+            self.0.add_variable_from_value(name, Cel::Map(Map { map: Arc::new(known.clone()) }));
+        }
     }
 }
 
