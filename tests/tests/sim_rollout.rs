@@ -11,10 +11,10 @@ use kube::{
     Api,
     api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
-use minicluster::{TestCluster, test_cluster::Faults};
+use minicluster::{TestCluster, test_cluster::{Faults, Write}};
 use serde_json::json;
 
-const SEEDS: u64 = 25;
+const SEEDS: u64 = 400;
 const REPLICAS: i32 = 4;
 const AVAILABLE_MIN: i32 = 3;
 
@@ -55,19 +55,28 @@ async fn until_done(deployments: &Api<Deployment>) -> bool {
     false
 }
 
-async fn roll(seed: u64) -> Result<(), String> {
+async fn roll(seed: u64) -> (Result<(), String>, Vec<Write>) {
+    let cluster = cluster(seed).await;
+    let result = run(&cluster).await;
+    (result, cluster.transcript())
+}
+
+async fn cluster(seed: u64) -> TestCluster {
     let faults = match std::env::var_os("FAULTS") {
         Some(_) => Faults { conflicts: 0.05, errors: 0.02, broken_watches: 0.02 },
         None => Faults::default(),
     };
-    let cluster = TestCluster::builder()
+    TestCluster::builder()
         .controllers(&["*"])
         .scheduler()
         .hollow_nodes(2)
         .seed(seed)
         .faults(faults)
         .start()
-        .await;
+        .await
+}
+
+async fn run(cluster: &TestCluster) -> Result<(), String> {
     let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
     deployments.create(&PostParams::default(), &deployment("v1")).await.map_err(|e| e.to_string())?;
     if !until_done(&deployments).await {
@@ -95,18 +104,40 @@ async fn roll(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
+fn play(seed: u64) -> (Result<(), String>, Vec<Write>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(roll(seed))
+}
+
 #[test]
 fn a_rolling_update_keeps_its_minimum() {
-    let run = |seed| {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(roll(seed))
-    };
     // One seed can be named, to see a failure again.
     let only = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     for seed in only.map_or(1..=SEEDS, |s: u64| s..=s) {
-        if let Err(why) = run(seed) {
-            panic!("seed {seed}: {why}; run again with SEED={seed}");
+        let t = std::time::Instant::now();
+        if let (Err(why), log) = play(seed) {
+            if let Some(path) = std::env::var_os("LOG") {
+                let t: Vec<String> = log.iter().map(ToString::to_string).collect();
+                std::fs::write(path, t.join("\n")).unwrap();
+            }
+            eprintln!("seed {seed}: {why}; run again with SEED={seed}");
         }
+        eprintln!("seed {seed} {:?}", t.elapsed());
+    }
+}
+
+#[test]
+fn a_seed_replays_every_write() {
+    for seed in 1..=3 {
+        let of_objects = |log: Vec<Write>| -> Vec<String> {
+            log.iter().map(ToString::to_string).collect()
+        };
+        let (first, second) = (of_objects(play(seed).1), of_objects(play(seed).1));
+        let differs = first.iter().zip(&second).position(|(a, b)| a != b);
+        if let Some(at) = differs {
+            let (a, b) = (&first[at.saturating_sub(5)..(at + 5).min(first.len())], &second[at.saturating_sub(5)..(at + 5).min(second.len())]);
+            panic!("seed {seed}: write {at} differs:\n{}\n\n{}", a.join("\n"), b.join("\n"));
+        }
+        assert_eq!(first.len(), second.len());
     }
 }

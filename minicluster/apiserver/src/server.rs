@@ -85,8 +85,9 @@ pub async fn serve(
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, peer)) => {

@@ -1,0 +1,73 @@
+//! What was written to a test's cluster, in order: two runs of one seed must not differ in a single line.
+
+use std::{fmt, sync::Arc};
+
+use minicluster_store::{Batch, Engine, EngineError, EventKind, Image, LeaseId, Revision};
+use parking_lot::Mutex;
+
+/// One write of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The revision that it made.
+    pub revision: Revision,
+    /// `create`, `update` or `delete`.
+    pub verb: &'static str,
+    /// The key in the store, `/registry/pods/default/web-1`.
+    pub key: Arc<str>,
+    /// A digest of the object as it was stored; 0 where it holds the cluster's certificate, which is new in each run.
+    pub digest: u64,
+}
+
+impl fmt::Display for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {:016x}", self.revision, self.verb, self.key, self.digest)
+    }
+}
+
+/// An engine that keeps nothing but the list of writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transcript(Arc<Mutex<Vec<Write>>>);
+
+impl Transcript {
+    pub(super) fn lines(&self) -> Vec<Write> {
+        self.0.lock().clone()
+    }
+}
+
+impl Engine for Transcript {
+    fn load(&mut self) -> Result<Image, EngineError> {
+        Ok(Image::default())
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
+        let lines = batch.events.iter().map(|event| Write {
+            revision: event.revision,
+            verb: match (event.kind, &event.prev) {
+                (EventKind::Delete, _) => "delete",
+                (EventKind::Put, None) => "create",
+                (EventKind::Put, Some(_)) => "update",
+            },
+            key: Arc::clone(&event.entry.key),
+            digest: digest(&event.entry.value),
+        });
+        self.0.lock().extend(lines);
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError> {
+        Err(EngineError::Other("a transcript never fails".to_owned()))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// FNV-1a.
+fn digest(bytes: &[u8]) -> u64 {
+    const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    if bytes.windows(CERTIFICATE.len()).any(|w| w == CERTIFICATE) {
+        return 0;
+    }
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
