@@ -14,7 +14,6 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
 use crate::{
     Delta, Deltas, Index, Indexed, Key, Lister, Object, WatchError, deltas,
     listwatch::Sink,
@@ -24,6 +23,7 @@ use crate::{
     store::{Stamp, Store},
     wire,
 };
+use parking_lot::Mutex;
 
 /// A shared cache of one kind. Cheap to clone.
 pub struct Informer<K: Object> {
@@ -227,8 +227,7 @@ impl<K: Object> Informer<K> {
 
 impl<K: Object> Shared<K> {
     pub(crate) fn new(namespaces: &[String]) -> Self {
-        let part =
-            |namespace| Part { namespace, synced: AtomicBool::new(false), revision: Signal::new(0) };
+        let part = |namespace| Part { namespace, synced: AtomicBool::new(false), revision: Signal::new(0) };
         let parts = match namespaces {
             [] => vec![part(None)],
             some => some.iter().map(|ns| part(Some(ns.clone()))).collect(),

@@ -51,7 +51,7 @@ mod tests {
     async fn waiters_wake_in_the_order_in_which_they_came() {
         let (signal, woken) = (Arc::new(Signal::new(0)), Arc::new(Mutex::new(Vec::new())));
         let mut tasks = tokio::task::JoinSet::new();
-        for waiter in 0..64 {
+        for waiter in 0..32 {
             let (signal, woken) = (signal.clone(), woken.clone());
             tasks.spawn(async move {
                 signal.wait_for(|at| at >= 7).await;

@@ -2,12 +2,16 @@
 
 use std::{fmt, sync::Arc};
 
+use jiff::Timestamp;
 use minicluster_store::{Batch, Engine, EngineError, EventKind, Image, LeaseId, Revision};
 use parking_lot::Mutex;
+use windlass::clock;
 
 /// One write of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
+    /// When, by the wall clock of the simulation.
+    pub at: Timestamp,
     /// The revision that it made.
     pub revision: Revision,
     /// `create`, `update` or `delete`.
@@ -20,7 +24,7 @@ pub struct Write {
 
 impl fmt::Display for Write {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {:016x}", self.revision, self.verb, self.key, self.digest)
+        write!(f, "{:.3} {} {} {} {:016x}", self.at, self.revision, self.verb, self.key, self.digest)
     }
 }
 
@@ -41,6 +45,7 @@ impl Engine for Transcript {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
         let lines = batch.events.iter().map(|event| Write {
+            at: clock::now(),
             revision: event.revision,
             verb: match (event.kind, &event.prev) {
                 (EventKind::Delete, _) => "delete",
@@ -69,5 +74,7 @@ fn digest(bytes: &[u8]) -> u64 {
     if bytes.windows(CERTIFICATE.len()).any(|w| w == CERTIFICATE) {
         return 0;
     }
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

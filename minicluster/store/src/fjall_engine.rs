@@ -96,7 +96,6 @@ impl Tables {
             other => EngineError::Damaged { path: path.to_owned(), detail: other.to_string() },
         })
     }
-
 }
 
 impl Engine for FjallEngine {

@@ -349,10 +349,7 @@ impl Inner {
         let mut topics = self.topics.write();
         let floor = topics.floor;
         let topic = topics.by_name.entry(name.into()).or_insert_with(|| {
-            Arc::new(Topic {
-                history: RwLock::new(History::starting_at(floor)),
-                wake: Notify::new(),
-            })
+            Arc::new(Topic { history: RwLock::new(History::starting_at(floor)), wake: Notify::new() })
         });
         Arc::clone(topic)
     }
