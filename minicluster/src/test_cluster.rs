@@ -189,6 +189,11 @@ impl TestCluster {
         self.transcript.lines()
     }
 
+    /// Makes the store's disk refuse every write, as a full one does, until it is told otherwise.
+    pub fn fill_disk(&self, full: bool) {
+        self.transcript.fail(full);
+    }
+
     /// Lets virtual time pass.
     pub async fn advance(&self, time: Duration) {
         tokio::time::sleep(time).await;

@@ -1,6 +1,12 @@
 //! What was written to a test's cluster, in order: two runs of one seed must not differ in a single line.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use jiff::Timestamp;
 use minicluster_store::{Batch, Engine, EngineError, EventKind, Image, LeaseId, Revision};
@@ -28,13 +34,27 @@ impl fmt::Display for Write {
     }
 }
 
-/// An engine that keeps nothing but the list of writes.
+/// An engine that keeps nothing but the list of writes, and fails when it is told to.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Transcript(Arc<Mutex<Vec<Write>>>);
+pub(super) struct Transcript {
+    lines: Arc<Mutex<Vec<Write>>>,
+    /// The newest revision and lease.
+    kept: (Revision, LeaseId),
+    fails: Arc<AtomicBool>,
+}
 
 impl Transcript {
     pub(super) fn lines(&self) -> Vec<Write> {
-        self.0.lock().clone()
+        self.lines.lock().clone()
+    }
+
+    pub(super) fn fail(&self, fails: bool) {
+        self.fails.store(fails, Ordering::Relaxed);
+    }
+
+    fn check(&self) -> Result<(), EngineError> {
+        let fails = self.fails.load(Ordering::Relaxed);
+        if fails { Err(EngineError::Other("No space left on device".to_owned())) } else { Ok(()) }
     }
 }
 
@@ -44,6 +64,8 @@ impl Engine for Transcript {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
+        self.check()?;
+        self.kept = (batch.revision, batch.next_lease);
         let lines = batch.events.iter().map(|event| Write {
             at: clock::now(),
             revision: event.revision,
@@ -55,12 +77,12 @@ impl Engine for Transcript {
             key: Arc::clone(&event.entry.key),
             digest: digest(&event.entry.value),
         });
-        self.0.lock().extend(lines);
+        self.lines.lock().extend(lines);
         Ok(())
     }
 
     fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError> {
-        Err(EngineError::Other("a transcript never fails".to_owned()))
+        self.check().map(|()| self.kept)
     }
 
     fn disk_bytes(&self) -> u64 {
