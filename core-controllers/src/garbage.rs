@@ -66,6 +66,7 @@ async fn run(cx: RunCx) -> Result<(), BoxError> {
     let heap = Heap::new();
     let kinds = Arc::new(Kinds::new(cx.informers.clone(), heap.clone()));
     tokio::select! {
+        biased;
         () = cx.stop.cancelled() => return Ok(()),
         first = kinds.refresh() => first?,
     }

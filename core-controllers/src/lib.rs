@@ -47,6 +47,6 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { workers: 5, node_monitor_grace: Duration::from_secs(40), root_ca: None }
+        Self { workers: 5, node_monitor_grace: Duration::from_secs(50), root_ca: None }
     }
 }

@@ -120,6 +120,7 @@ async fn told_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {
+        biased;
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }

@@ -114,9 +114,13 @@ impl Heard {
         *sign.at.get_or_insert_with(clock::now)
     }
 
-    /// Remembers the readiness of a node and returns what it was before.
-    fn swap_ready(&self, name: &str, ready: &str) -> Option<String> {
-        self.0.lock().entry(name.to_owned()).or_default().ready.replace(ready.to_owned())
+    /// Whether the node was ready when it was last looked at.
+    fn was_ready(&self, name: &str) -> bool {
+        self.0.lock().get(name).is_some_and(|sign| sign.ready.as_deref() == Some("True"))
+    }
+
+    fn set_ready(&self, name: &str, ready: &str) {
+        self.0.lock().entry(name.to_owned()).or_default().ready = Some(ready.to_owned());
     }
 
     fn forget(&self, name: &str) {
@@ -145,10 +149,11 @@ impl Reconcile<Node> for NodeLifecycle {
             let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}});
             request.client.patch_status::<Node>(&request.key, &Patch::Strategic(patch)).await?;
         }
-        let before = self.heard.swap_ready(name, &verdict.ready);
-        if before.as_deref() == Some("True") && verdict.ready != "True" {
+        if self.heard.was_ready(name) && verdict.ready != "True" {
             self.tell(&request, &node).await?;
         }
+        // Not before everybody was told: what failed is done again.
+        self.heard.set_ready(name, &verdict.ready);
         let wait = self.taint(&request, &node, &verdict.ready).await?;
         let next = if verdict.overdue { wait } else { Some(wait.unwrap_or(verdict.left).min(verdict.left)) };
         Ok(next.map_or(Action::Done, Action::RequeueAfter))
@@ -199,18 +204,18 @@ impl NodeLifecycle {
     /// Tells people, and marks the node's pods as not ready: nothing is known to serve there.
     async fn tell(&self, request: &Request<Node>, node: &Node) -> Result<(), Error> {
         let name = request.key.name();
-        let note = format!("Node {name} status is now: NodeNotReady");
-        request.recorder.event(node, EventType::Normal, "NodeNotReady", note);
         for pod in self.pods.get(name) {
             let Some(conditions) = not_ready(&pod) else { continue };
             request.recorder.event(&*pod, EventType::Warning, "NodeNotReady", "Node is not ready");
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": conditions}});
             let key = Key::of(&*pod);
             match request.client.patch_status::<Pod>(&key, &Patch::Strategic(patch)).await {
-                Err(error) if error.is_not_found() || error.is_conflict() => {}
+                Err(error) if error.is_not_found() => {}
                 other => drop(other?),
             }
         }
+        let note = format!("Node {name} status is now: NodeNotReady");
+        request.recorder.event(node, EventType::Normal, "NodeNotReady", note);
         Ok(())
     }
 }

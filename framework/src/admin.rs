@@ -86,6 +86,7 @@ async fn serve(listener: TcpListener, metrics: Metrics, checks: Checks, stop: Ca
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let stream = tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,

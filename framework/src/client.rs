@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use kube::{
     Client,
     api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::{ListMeta, Request as ApiRequest, Status},
+    core::{ObjectMeta, Request as ApiRequest, Status},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -108,7 +108,7 @@ impl CachedClient {
     {
         let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
-        self.write(path.create(&params, json(object)?)).await
+        self.write(&Target::of(object), path.create(&params, json(object)?)).await
     }
 
     /// Replaces an object; fails on conflict if its revision is set and no longer current.
@@ -118,7 +118,7 @@ impl CachedClient {
     {
         let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
-        self.write(path.replace(name(object), &params, json(object)?)).await
+        self.write(&Target::of(object), path.replace(name(object), &params, json(object)?)).await
     }
 
     /// Replaces a subresource of an object, such as `status`.
@@ -132,7 +132,8 @@ impl CachedClient {
     {
         let params = PostParams { field_manager: Some(self.shared.manager.clone()), ..PostParams::default() };
         let path = path::<K>(object.meta().namespace.as_deref());
-        self.write(path.replace_subresource(sub, name(object), &params, json(object)?)).await
+        let request = path.replace_subresource(sub, name(object), &params, json(object)?);
+        self.write(&Target::of(object), request).await
     }
 
     /// Replaces the status of an object.
@@ -149,7 +150,7 @@ impl CachedClient {
         K::DynamicType: Default,
     {
         let request = path::<K>(key.namespace()).patch(key.name(), &self.patch_params(patch), patch);
-        self.write(request).await
+        self.write(&Target::at(key), request).await
     }
 
     /// Patches the status of an object.
@@ -163,7 +164,7 @@ impl CachedClient {
     {
         let params = self.patch_params(patch);
         let request = path::<K>(key.namespace()).patch_subresource("status", key.name(), &params, patch);
-        self.write(request).await
+        self.write(&Target::at(key), request).await
     }
 
     /// Server-side apply, by force. An apply of the same content to an object nobody has changed since is not sent.
@@ -202,9 +203,15 @@ impl CachedClient {
         let request = path::<K>(meta.namespace.as_deref()).delete(name(object), &params).map_err(build)?;
         match self.bytes(request).await {
             Ok(_) => {}
-            // A conflict on the uid says that another object has the name by now.
-            Err(error) if error.is_not_found() || error.is_conflict() => {}
-            Err(error) => return Err(self.doubt::<K>(meta.namespace.as_deref(), error)),
+            Err(error) if error.is_not_found() => {}
+            // Either another object has the name by now, or this one is still there and the caller has to try again.
+            Err(error) if error.is_conflict() => {
+                let current = self.live::<K>(&Key::of(object)).await?;
+                if current.is_some_and(|current| current.meta().uid == meta.uid) {
+                    return Err(error);
+                }
+            }
+            Err(error) => return Err(self.doubt::<K>(&Target::of(object), error)),
         }
         let (key, uid) = (Key::of(object), meta.uid.clone());
         for informer in self.shared.informers.holding::<K>() {
@@ -228,10 +235,11 @@ impl CachedClient {
         let body: serde_json::Value = serde_json::from_slice(&body).map_err(|e| Error::Other(e.into()))?;
         let (params, patch) = (PatchParams::apply(&self.shared.manager).force(), Patch::Apply(body));
         let path = path::<K>(key.namespace());
-        let written: Arc<K> = match sub {
-            "" => self.write(path.patch(key.name(), &params, &patch)).await?,
-            sub => self.write(path.patch_subresource(sub, key.name(), &params, &patch)).await?,
+        let request = match sub {
+            "" => path.patch(key.name(), &params, &patch),
+            sub => path.patch_subresource(sub, key.name(), &params, &patch),
         };
+        let written: Arc<K> = self.write(&Target::at(&key), request).await?;
         let mut applied = self.shared.applied.lock();
         if applied.len() >= REMEMBERED_APPLIES {
             applied.clear();
@@ -260,16 +268,16 @@ impl CachedClient {
     /// Sends a write and notes the revision it made.
     async fn write<K: Object>(
         &self,
+        target: &Target,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Arc<K>, Error>
     where
         K::DynamicType: Default,
     {
         let request = request.map_err(build)?;
-        let namespace = namespace_of(request.uri().path()).map(str::to_owned);
         let object: K = match self.call(request).await {
             Ok(object) => object,
-            Err(error) => return Err(self.doubt::<K>(namespace.as_deref(), error)),
+            Err(error) => return Err(self.doubt::<K>(target, error)),
         };
         let revision = revision_of(&object);
         let namespace = object.meta().namespace.as_deref();
@@ -281,42 +289,64 @@ impl CachedClient {
         Ok(Arc::new(object))
     }
 
-    /// After a write that may have been done or not: the caches have to reach what the server is at now, for the next
+    /// After a write that may have been done or not: the caches have to reach what the server has now, for the next
     /// reconcile to know which.
-    fn doubt<K: Object>(&self, namespace: Option<&str>, error: Error) -> Error
+    fn doubt<K: Object>(&self, target: &Target, error: Error) -> Error
     where
         K::DynamicType: Default,
     {
         if !error.is_unsure() {
             return error;
         }
-        let (client, namespace) = (self.for_request(), namespace.map(str::to_owned));
-        let settled = async move { client.catch_up::<K>(namespace.as_deref()).await };
+        let (client, target) = (self.for_request(), target.clone());
+        let settled = async move { client.catch_up::<K>(&target).await };
         self.writes.lock().push(Box::pin(async move {
-            // A watch that has nothing to tell may not reach that revision for long: then the write was not done.
             let _ = tokio::time::timeout(DOUBT, settled).await;
         }));
         error
     }
 
-    /// Waits until the caches of a kind are where the server is now.
-    async fn catch_up<K: Object>(&self, namespace: Option<&str>)
+    /// Waits until the caches of a kind have what the server has of a target.
+    async fn catch_up<K: Object>(&self, target: &Target)
     where
         K::DynamicType: Default,
     {
-        #[derive(Deserialize)]
-        struct Stand {
-            metadata: ListMeta,
-        }
-        let revision = loop {
-            let Ok(request) = path::<K>(namespace).list(&ListParams::default().limit(1)) else { return };
-            match self.call::<Stand>(request).await {
-                Ok(stand) => break stand.metadata.resource_version.as_deref().map_or(0, parse_revision),
+        let stand = loop {
+            match self.stand::<K>(target).await {
+                Ok(stand) => break stand,
                 Err(_) => tokio::time::sleep(DOUBT / 10).await,
             }
         };
         for informer in self.shared.informers.holding::<K>() {
-            informer.reached(namespace, revision).await;
+            match (stand, &target.name) {
+                (Some(revision), _) => informer.reached(target.namespace.as_deref(), revision).await,
+                (None, Some(name)) => {
+                    let key = Key::for_kind::<K>(target.namespace.as_deref(), name);
+                    let known = informer.get(&key).and_then(|known| known.meta().uid.clone());
+                    informer.lets_go(&key, known.as_deref()).await;
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The revision that the server has of a target now; `None` when it has none.
+    async fn stand<K: Object>(&self, target: &Target) -> Result<Option<u64>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let path = path::<K>(target.namespace.as_deref());
+        let revision = |meta: &ObjectMeta| meta.resource_version.as_deref().map_or(0, parse_revision);
+        let Some(name) = &target.name else {
+            // The server chose the name, if it came to that: what is newest tells.
+            let request = path.list_metadata(&ListParams::default()).map_err(build)?;
+            let all: Metas = self.call(request).await?;
+            return Ok(all.items.iter().map(|item| revision(&item.metadata)).max());
+        };
+        match self.call::<Meta>(path.get_metadata(name, &GetParams::default()).map_err(build)?).await {
+            Ok(one) => Ok(Some(revision(&one.metadata))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -352,10 +382,33 @@ fn name<K: Object>(object: &K) -> &str {
     object.meta().name.as_deref().unwrap_or_default()
 }
 
-/// The namespace in the path of a request.
-fn namespace_of(path: &str) -> Option<&str> {
-    let (_, rest) = path.split_once("/namespaces/")?;
-    rest.split_once('/').map(|(namespace, _)| namespace)
+/// What a write is about.
+#[derive(Clone)]
+struct Target {
+    namespace: Option<String>,
+    /// `None` when the server chooses it.
+    name: Option<String>,
+}
+
+impl Target {
+    fn of<K: Object>(object: &K) -> Self {
+        let meta = object.meta();
+        Self { namespace: meta.namespace.clone(), name: meta.name.clone().filter(|name| !name.is_empty()) }
+    }
+
+    fn at(key: &Key) -> Self {
+        Self { namespace: key.namespace().map(str::to_owned), name: Some(key.name().to_owned()) }
+    }
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    metadata: ObjectMeta,
+}
+
+#[derive(Deserialize)]
+struct Metas {
+    items: Vec<Meta>,
 }
 
 fn json(object: &impl Serialize) -> Result<Vec<u8>, Error> {

@@ -4,21 +4,66 @@
 //! what tokio's clock says has passed. Under `start_paused` the wall clock therefore stands still and jumps with
 //! virtual time; outside any runtime it runs as usual. A step of the machine's own clock is never followed: leases and
 //! grace periods measure what passed, not what the clock on the wall was set to.
+//!
+//! A simulation starts its wall clock where it wants ([`simulate`]), or two runs of one seed would differ by the fraction
+//! of a second at which they happened to begin.
 
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    cell::RefCell,
+    sync::OnceLock,
+    thread::{self, ThreadId},
+    time::Duration,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use tokio::time::Instant;
 
+#[derive(Clone, Copy)]
 struct Epoch {
     wall: Timestamp,
     instant: Instant,
 }
 
-fn epoch() -> &'static Epoch {
+thread_local! {
+    /// The epoch of a simulation on this thread, and how many hold it.
+    static SIMULATED: RefCell<Option<(Epoch, usize)>> = const { RefCell::new(None) };
+}
+
+fn epoch() -> Epoch {
     static EPOCH: OnceLock<Epoch> = OnceLock::new();
-    EPOCH.get_or_init(capture)
+    let simulated = SIMULATED.with_borrow(|simulated| simulated.map(|(epoch, _)| epoch));
+    simulated.unwrap_or_else(|| *EPOCH.get_or_init(capture))
+}
+
+/// Keeps the wall clock of a simulation; dropping the last one on a thread returns to the machine's.
+#[must_use = "dropping it returns to the machine's wall clock"]
+#[derive(Debug)]
+pub struct Simulated {
+    /// Dropped on another thread it changes nothing.
+    thread: ThreadId,
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        if self.thread != thread::current().id() {
+            return;
+        }
+        SIMULATED.with_borrow_mut(|simulated| {
+            *simulated = simulated.take().and_then(|(epoch, held)| Some((epoch, held.checked_sub(1)?)));
+            simulated.take_if(|(_, held)| *held == 0);
+        });
+    }
+}
+
+/// Lets the wall clock of this thread start at `wall`, now. Where it is simulated already, it goes on as it is.
+///
+/// Made for a runtime that lives on one thread, with time paused.
+pub fn simulate(wall: Timestamp) -> Simulated {
+    SIMULATED.with_borrow_mut(|simulated| {
+        simulated.get_or_insert((Epoch { wall, instant: Instant::now() }, 0)).1 += 1;
+    });
+    Simulated { thread: thread::current().id() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock is read")]
@@ -85,6 +130,19 @@ mod tests {
         assert_eq!(now().duration_since(before), SignedDuration::from_hours(5));
         assert_eq!(since(before), Duration::from_hours(5));
         assert_eq!(until(before), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_simulation_starts_where_it_wants_and_ends_with_its_last_holder() {
+        let wall: Timestamp = "2000-01-01T00:00:00Z".parse().unwrap();
+        let first = simulate(wall);
+        assert_eq!(now(), wall);
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let second = simulate(wall);
+        drop(first);
+        assert_eq!(now(), "2000-01-01T00:00:07Z".parse().unwrap());
+        drop(second);
+        assert!(now() > wall + Duration::from_hours(24));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::{
     queue::{Add, Backoff, Fair, Priority, Queue, SharedQueue},
 };
 
+/// Keys that are reconciled at a time. Not the number of processors: a seed must replay on any machine.
+const WORKERS: usize = 5;
 /// A reconcile that takes longer is cancelled and counts as failed.
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// The longest a key is held until its own writes are in the caches; as long as upstream's expectations last.
@@ -99,12 +101,11 @@ where
     /// A controller of kind `K`; the name shows in metrics and logs.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        let workers = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             name,
             component: name,
             scope: Scope::all(),
-            workers,
+            workers: WORKERS,
             timeout: TIMEOUT,
             hold: HOLD,
             backoff: Backoff::default(),
@@ -198,7 +199,7 @@ where
         self
     }
 
-    /// How many keys are reconciled at a time. By default as many as there are processors.
+    /// How many keys are reconciled at a time. By default five, as upstream's controllers.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
@@ -333,6 +334,7 @@ where
         let synced: Vec<_> =
             wires.iter_mut().map(|w| std::mem::replace(&mut w.synced, Box::pin(async {}))).collect();
         tokio::select! {
+            biased;
             _ = join_all(synced) => {}
             () = cx.stop.cancelled() => return Ok(()),
         }

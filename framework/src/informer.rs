@@ -14,17 +14,16 @@ use std::{
     },
 };
 
-use parking_lot::Mutex;
-use tokio::sync::watch;
-
 use crate::{
     Delta, Deltas, Index, Indexed, Key, Lister, Object, WatchError, deltas,
     listwatch::Sink,
     object::parse_revision,
     prune,
+    signal::Signal,
     store::{Stamp, Store},
     wire,
 };
+use parking_lot::Mutex;
 
 /// A shared cache of one kind. Cheap to clone.
 pub struct Informer<K: Object> {
@@ -54,7 +53,7 @@ pub(crate) struct Shared<K: Object> {
     store: Arc<Store<K>>,
     fanout: Mutex<Fanout<K>>,
     parts: Vec<Part>,
-    synced: watch::Sender<bool>,
+    synced: Signal<bool>,
     failure: Mutex<Option<Arc<WatchError>>>,
     undecodable: AtomicU64,
 }
@@ -63,7 +62,13 @@ pub(crate) struct Shared<K: Object> {
 struct Part {
     namespace: Option<String>,
     synced: AtomicBool,
-    revision: watch::Sender<u64>,
+    revision: Signal<u64>,
+}
+
+impl Part {
+    fn covers(&self, namespace: Option<&str>) -> bool {
+        self.namespace.is_none() || self.namespace.as_deref() == namespace
+    }
 }
 
 type Handler<K> = Box<dyn FnMut(&Delta<K>) + Send>;
@@ -153,24 +158,19 @@ impl<K: Object> Informer<K> {
     /// Waits until the first list is complete.
     pub fn synced(&self) -> impl Future<Output = ()> + Send + use<K> {
         let keep = self.clone();
-        let mut synced = self.shared().synced.subscribe();
-        async move {
-            // The sender lives in the informer, which `keep` holds: waiting cannot fail.
-            let _ = synced.wait_for(|synced| *synced).await;
-            drop(keep);
-        }
+        async move { keep.shared().synced.wait_for(|synced| synced).await }
     }
 
     /// Whether the first list is complete.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        *self.shared().synced.borrow()
+        self.shared().synced.get()
     }
 
     /// The revision the cache stands at: it reflects every write of this kind up to it. Zero before the first list.
     #[must_use]
     pub fn revision(&self) -> u64 {
-        self.shared().parts.iter().map(|part| *part.revision.borrow()).min().unwrap_or(0)
+        self.shared().parts.iter().map(|part| part.revision.get()).min().unwrap_or(0)
     }
 
     /// The namespaces it watches; none means all.
@@ -186,39 +186,30 @@ impl<K: Object> Informer<K> {
         revision: u64,
     ) -> impl Future<Output = ()> + Send + use<K> {
         let keep = self.clone();
-        let part =
-            self.shared().parts.iter().find(|p| p.namespace.is_none() || p.namespace.as_deref() == namespace);
-        let changes = part.map(|part| part.revision.subscribe());
+        let part = self.shared().parts.iter().position(|part| part.covers(namespace));
         async move {
             // What is outside this informer's scope never comes back on its watch: nothing to wait for.
-            if let Some(mut changes) = changes {
-                let _ = changes.wait_for(|at| *at >= revision).await;
+            if let Some(part) = part {
+                keep.shared().parts[part].revision.wait_for(|at| at >= revision).await;
             }
-            drop(keep);
         }
     }
 
     pub(crate) fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool {
-        let mut parts = self.shared().parts.iter();
-        let part = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == namespace);
-        part.is_none_or(|part| *part.revision.borrow() >= revision)
+        let part = self.shared().parts.iter().find(|part| part.covers(namespace));
+        part.is_none_or(|part| part.revision.get() >= revision)
     }
 
     /// Waits until the cache knows that the object of this uid is gone, or on its way out.
     pub(crate) async fn lets_go(&self, key: &Key, uid: Option<&str>) {
-        let mut parts = self.shared().parts.iter();
-        let Some(part) = parts.find(|p| p.namespace.is_none() || p.namespace.as_deref() == key.namespace())
-        else {
-            return;
-        };
-        let gone = |_: &u64| {
+        let Some(part) = self.shared().parts.iter().find(|part| part.covers(key.namespace())) else { return };
+        let gone = |_| {
             self.get(key).is_none_or(|object| {
                 let meta = object.meta();
                 meta.uid.as_deref() != uid || meta.deletion_timestamp.is_some()
             })
         };
-        // The sender lives in the informer that `self` holds: waiting cannot fail.
-        let _ = part.revision.subscribe().wait_for(gone).await;
+        part.revision.wait_for(gone).await;
     }
 
     /// Why the watch stands still at present, if it does.
@@ -236,8 +227,7 @@ impl<K: Object> Informer<K> {
 
 impl<K: Object> Shared<K> {
     pub(crate) fn new(namespaces: &[String]) -> Self {
-        let part =
-            |namespace| Part { namespace, synced: AtomicBool::new(false), revision: watch::Sender::new(0) };
+        let part = |namespace| Part { namespace, synced: AtomicBool::new(false), revision: Signal::new(0) };
         let parts = match namespaces {
             [] => vec![part(None)],
             some => some.iter().map(|ns| part(Some(ns.clone()))).collect(),
@@ -246,7 +236,7 @@ impl<K: Object> Shared<K> {
             store: Arc::new(Store::new()),
             fanout: Mutex::new(Fanout { subscribers: Vec::new() }),
             parts,
-            synced: watch::Sender::new(false),
+            synced: Signal::new(false),
             failure: Mutex::new(None),
             undecodable: AtomicU64::new(0),
         }
@@ -349,11 +339,11 @@ impl<K: Object> Sink for Feed<K> {
 
     fn reached(&mut self, revision: &str) {
         let revision = parse_revision(revision);
-        self.part().revision.send_replace(revision);
+        self.part().revision.set(revision);
         *self.shared.failure.lock() = None;
         let synced = &self.shared.synced;
-        if !*synced.borrow() && self.shared.parts.iter().all(|part| part.synced.load(Ordering::Acquire)) {
-            synced.send_replace(true);
+        if !synced.get() && self.shared.parts.iter().all(|part| part.synced.load(Ordering::Acquire)) {
+            synced.set(true);
         }
     }
 

@@ -74,6 +74,7 @@ impl Lease {
         let mut candidate = Candidate { lease: self, api, observed: None };
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = candidate.acquire(&random) => {}
             }
@@ -81,6 +82,7 @@ impl Lease {
             candidate.announce(&recorder);
             leading.send_replace(true);
             let stopped = tokio::select! {
+                biased;
                 () = stop.cancelled() => true,
                 () = candidate.hold() => false,
             };

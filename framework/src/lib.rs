@@ -59,6 +59,7 @@ mod prune;
 mod queue;
 mod recorder;
 mod scope;
+mod signal;
 mod store;
 mod wire;
 

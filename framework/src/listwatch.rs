@@ -104,9 +104,18 @@ enum Step {
 /// How a step went.
 #[derive(Debug)]
 enum Ended {
-    Listed { revision: String },
-    Closed { lived: Duration },
-    Failed { lived: Duration, error: WatchError },
+    Listed {
+        revision: String,
+    },
+    /// The server ended the watch. `moved` when the watch had brought the sink to a newer revision.
+    Closed {
+        lived: Duration,
+        moved: bool,
+    },
+    Failed {
+        lived: Duration,
+        error: WatchError,
+    },
 }
 
 /// Decides what follows what.
@@ -147,7 +156,8 @@ impl Machine {
                 self.paged = true;
                 Duration::ZERO
             }
-            Ended::Closed { lived } if *lived >= Duration::from_secs(1) => {
+            // As client-go: only a watch that ends at once, with nothing to tell, has to wait.
+            Ended::Closed { lived, moved } if *moved || *lived >= Duration::from_secs(1) => {
                 self.forgive(*lived);
                 Duration::ZERO
             }
@@ -194,7 +204,7 @@ pub(crate) async fn run(client: Client, target: Target, random: Source, sink: &m
     let mut machine = Machine::new(random);
     loop {
         let step = machine.step();
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), machine.last.clone());
         let result = match &step {
             Step::Stream => watch(&client, &target, None, &mut machine, sink).await,
             Step::Watch { from } => watch(&client, &target, Some(from), &mut machine, sink).await,
@@ -202,7 +212,7 @@ pub(crate) async fn run(client: Client, target: Target, random: Source, sink: &m
         };
         let ended = match result {
             Ok(Some(revision)) => Ended::Listed { revision },
-            Ok(None) => Ended::Closed { lived: begun.elapsed() },
+            Ok(None) => Ended::Closed { lived: begun.elapsed(), moved: machine.last != before },
             Err(error) => Ended::Failed { lived: begun.elapsed(), error },
         };
         let wait = machine.after(&step, &ended);
@@ -305,7 +315,7 @@ mod tests {
     }
 
     fn closed(seconds: u64) -> Ended {
-        Ended::Closed { lived: Duration::from_secs(seconds) }
+        Ended::Closed { lived: Duration::from_secs(seconds), moved: false }
     }
 
     fn listed(revision: &str) -> Ended {
@@ -333,7 +343,7 @@ mod tests {
         expect_test::expect![[r#"
             Stream -> 422, waits not
             List { paged: true } -> Listed { revision: "7" }, waits not
-            Watch { from: "7" } -> Closed { lived: 300s }, waits not
+            Watch { from: "7" } -> Closed { lived: 300s, moved: false }, waits not
             Watch { from: "7" } -> 410, waits not
             List { paged: true }
         "#]]
@@ -358,7 +368,8 @@ mod tests {
             Stream -> 422, waits not
             List { paged: true } -> Listed { revision: "3" }, waits not
             Watch { from: "3" } -> 503, waits 
-            Watch { from: "3" } -> Closed { lived: 0ns }, waits 
+            Watch { from: "3" } -> Closed { lived: 0ns, moved: false }, waits 
+            Watch { from: "3" } -> Closed { lived: 0ns, moved: true }, waits not
             Watch { from: "3" } -> 410, waits not
             List { paged: true } -> 410, waits 
             List { paged: false }
@@ -369,6 +380,7 @@ mod tests {
             listed("3"),
             api(503),
             closed(0),
+            Ended::Closed { lived: Duration::ZERO, moved: true },
             api(410),
             api(410),
         ]));

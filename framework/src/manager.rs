@@ -150,6 +150,7 @@ impl Manager {
         let mut led: Option<Group> = None;
         loop {
             tokio::select! {
+                biased;
                 () = &mut shutdown => break,
                 changed = leading.changed() => if changed.is_err() { break },
             }
@@ -288,6 +289,7 @@ async fn supervise(part: Arc<dyn Runnable>, cx: RunCx) {
         }
         tracing::error!(part = part.name(), failure, ?wait, "a part failed and will be started again");
         tokio::select! {
+            biased;
             () = cx.stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }

@@ -262,6 +262,7 @@ impl<T: Item> Fair<T> {
             match nap {
                 Some(nap) => {
                     tokio::select! {
+                        biased;
                         () = woken => {}
                         () = tokio::time::sleep_until(nap.until) => {}
                     }

@@ -224,7 +224,7 @@ async fn start_apiserver(
     }
     let stopping = stop.clone();
     tasks.spawn(async move {
-        tokio::select! { () = store.maintain() => {}, () = stopping.cancelled() => {} }
+        tokio::select! { biased; () = store.maintain() => {}, () = stopping.cancelled() => {} }
     });
     let admin = pki.client("kubernetes-admin", &["system:masters"])?;
     let path = kubeconfig_path(options);
@@ -310,6 +310,7 @@ pub fn kubeconfig_path(options: &UpOptions) -> PathBuf {
 /// Waits for the end: the wish to stop, or a part that gave up, which ends the others too.
 async fn wait(mut tasks: JoinSet<()>, stop: CancellationToken) -> Result<(), ClusterError> {
     tokio::select! {
+        biased;
         () = stop.cancelled() => tracing::info!("stopping; containers go on"),
         ended = tasks.join_next() => {
             if let Some(Err(error)) = ended {

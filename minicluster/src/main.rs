@@ -129,6 +129,7 @@ async fn stop_on_signal(stop: CancellationToken) {
         return;
     };
     tokio::select! {
+        biased;
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -305,6 +305,7 @@ pub(crate) async fn say_when_ready(
         let (name, stop) = (node_name(options), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = node_ready(client, &name) => println!("Node {name} ready"),
                 () = stop.cancelled() => return,
             }

@@ -18,6 +18,7 @@
 //! ```
 
 mod faults;
+mod transcript;
 
 use std::{
     collections::BTreeMap,
@@ -26,17 +27,25 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use kube::Client;
 use minicluster_apiserver::{Api as ApiServer, Config, Identity, InProcess, bootstrap};
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 use minicluster_store::Store;
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
-use windlass::{CancellationToken, Informers, Manager, random::Source};
+use tokio::{runtime::RuntimeFlavor, task::JoinSet};
+use windlass::{
+    CancellationToken, Informers, Manager,
+    clock::{self, Simulated},
+    random::Source,
+};
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
 
 pub use faults::Faults;
+pub use transcript::Write;
+
+use transcript::Transcript;
 
 use crate::{cluster::VERSION, pki::Pki};
 
@@ -44,6 +53,9 @@ use crate::{cluster::VERSION, pki::Pki};
 const QUIET: Duration = Duration::from_millis(500);
 /// How long [`TestCluster::settle`] waits at most.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+/// When a simulation begins: the first second of 2026.
+const WALL_START: Timestamp = Timestamp::constant(1_767_225_600, 0);
 
 /// What a test's cluster consists of.
 #[derive(Clone, Debug)]
@@ -96,7 +108,9 @@ impl Builder {
     /// # Panics
     /// When a controller's name is unknown: a test that is wrong should say so at once.
     pub async fn start(self) -> TestCluster {
-        let store = Store::memory();
+        let clock = simulated_clock();
+        let transcript = Transcript::default();
+        let store = Store::direct(transcript.clone()).expect("nothing to load");
         let pki = Pki::in_memory().expect("keys can be made");
         let config = Config {
             service_cidr: "10.96.0.0/16".parse().expect("a range"),
@@ -120,6 +134,8 @@ impl Builder {
             tasks: JoinSet::new(),
             nodes: Mutex::default(),
             informers: None,
+            transcript,
+            _clock: clock,
         };
         cluster.start_parts(&self, pki.ca_pem());
         cluster
@@ -137,6 +153,8 @@ pub struct TestCluster {
     tasks: JoinSet<()>,
     nodes: Mutex<BTreeMap<String, (u32, CancellationToken)>>,
     informers: Option<(Informers, Pods)>,
+    transcript: Transcript,
+    _clock: Option<Simulated>,
 }
 
 impl TestCluster {
@@ -163,6 +181,17 @@ impl TestCluster {
     /// The seed that everything random was drawn from.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Everything that was written so far, in order. Under paused time it depends on the seed alone, and on what the
+    /// test did: a failure is replayed by its seed.
+    pub fn transcript(&self) -> Vec<Write> {
+        self.transcript.lines()
+    }
+
+    /// Makes the store's disk refuse every write, as a full one does, until it is told otherwise.
+    pub fn fill_disk(&self, full: bool) {
+        self.transcript.fail(full);
     }
 
     /// Lets virtual time pass.
@@ -250,6 +279,12 @@ impl TestCluster {
             }
         });
     }
+}
+
+/// On a runtime of one thread, where time can be paused, the wall clock starts at the same moment in each run.
+fn simulated_clock() -> Option<Simulated> {
+    let flavor = tokio::runtime::Handle::current().runtime_flavor();
+    (flavor == RuntimeFlavor::CurrentThread).then(|| clock::simulate(WALL_START))
 }
 
 impl Drop for TestCluster {

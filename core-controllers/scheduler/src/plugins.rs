@@ -141,9 +141,11 @@ pub const TABLE: &[Plugin] = &[
     },
 ];
 
-/// True when a change may help a pod that these plugins refused.
+/// True when a change may help a pod that these plugins refused. Where none did, there was no node, or the decision
+/// failed: any change may help.
 pub fn helps(change: Change, refused_by: &[&'static str]) -> bool {
-    TABLE.iter().any(|p| refused_by.contains(&p.name) && p.woken_by.contains(&change))
+    refused_by.is_empty()
+        || TABLE.iter().any(|p| refused_by.contains(&p.name) && p.woken_by.contains(&change))
 }
 
 /// Turns raw scores into scores from 0 to [`SCORE_MAX`].

@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_pod_that_came_before_the_first_node_wakes_with_it() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        queue.add(pod("a", 0));
+        let queued = queue.pop(start).unwrap();
+        queue.refused(queued, Vec::new(), start, queue.moves());
+        queue.changed(Change::NodeAdded, start);
+        assert_eq!(queue.depths(), [0, 1, 0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_change_during_the_decision_is_not_lost_and_nobody_waits_for_ever() {
         let mut queue = Queue::default();
         let start = Instant::now();

@@ -43,6 +43,7 @@ impl Runnable for Scheduler {
             let pods = cx.informers.get::<Pod>(Scope::all());
             let nodes = cx.informers.get::<Node>(Scope::all());
             tokio::select! {
+                biased;
                 () = async { nodes.synced().await; pods.synced().await } => {}
                 () = cx.stop.cancelled() => return Ok(()),
             }
@@ -69,11 +70,12 @@ impl Runnable for Scheduler {
                 }
                 let deadline = state.queue.next_deadline();
                 tokio::select! {
-                    deltas = pod_deltas.next() => deltas.iter().for_each(|d| state.on_pod(d)),
+                    biased;
+                    () = cx.stop.cancelled() => return Ok(()),
                     deltas = node_deltas.next() => deltas.iter().for_each(|d| state.on_node(d)),
+                    deltas = pod_deltas.next() => deltas.iter().for_each(|d| state.on_pod(d)),
                     Some(result) = bound.recv() => state.on_bound(result),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
-                    () = cx.stop.cancelled() => return Ok(()),
                 }
             }
         })

@@ -106,6 +106,7 @@ impl Kinds {
         loop {
             let again = *self.incomplete.lock();
             tokio::select! {
+                biased;
                 () = self.changed.notified() => tokio::time::sleep(CALM).await,
                 () = tokio::time::sleep(AGAIN), if again => {}
             }

@@ -284,7 +284,9 @@ fn openid(api: &Api) -> serde_json::Value {
 /// `/readyz` and its sisters: each check a line, `?verbose` shows them, `?exclude=` leaves some out.
 fn health(api: &Api, kind: &str, path: &str, query: &Query) -> Response<Body> {
     let draining = *api.draining.borrow();
-    let mut checks = vec![("ping", true), ("log", true), ("etcd", true)];
+    // A server whose disk is full still answers: it is not to be killed, but it is not ready.
+    let writes = kind == "livez" || api.store.failure().is_none();
+    let mut checks = vec![("ping", true), ("log", true), ("etcd", writes)];
     if kind == "readyz" {
         checks.push(("informer-sync", true));
         checks.push(("shutdown", !draining));

@@ -105,8 +105,9 @@ pub async fn serve(
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
         let accepted = tokio::select! {
-            accepted = listener.socket.accept() => accepted,
+            biased;
             () = &mut shutdown => break,
+            accepted = listener.socket.accept() => accepted,
         };
         match accepted {
             Ok((_, peer)) if !(listener.admits)(peer.ip().to_canonical()) => {

@@ -117,6 +117,7 @@ impl Runnable for Dns {
                 self.serve(view.clone()).await;
             };
             tokio::select! {
+                biased;
                 () = work => {}
                 () = cx.stop.cancelled() => {}
             }

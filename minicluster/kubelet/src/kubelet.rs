@@ -67,6 +67,7 @@ impl Kubelet {
     /// `ready` is called once, with what the node server needs, when the runtime has answered.
     pub async fn run(self, stop: CancellationToken, ready: impl FnOnce(Handle)) {
         let started = tokio::select! {
+            biased;
             shared = self.start(stop.clone()) => shared,
             () = stop.cancelled() => return,
         };
@@ -88,6 +89,7 @@ impl Kubelet {
         adopt(&shared, &inbox).await;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 news = inbox.take() => apply(&shared, news),
                 event = events.next() => match event {

@@ -29,6 +29,7 @@ pub(crate) fn start(shared: &Arc<Shared>, folder: PathBuf) {
     let shared = shared.clone();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = follow(&shared, &folder, known) => {}
             () = shared.stop.cancelled() => {}
         }

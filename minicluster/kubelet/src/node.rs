@@ -40,6 +40,7 @@ const LEASES: &str = "kube-node-lease";
 /// Keeps the node's objects until the kubelet stops.
 pub(crate) async fn run(shared: Arc<Shared>) {
     tokio::select! {
+        biased;
         () = keep(&shared) => {}
         () = shared.stop.cancelled() => {}
     }

@@ -21,6 +21,7 @@ const MAX_FILES: usize = 5;
 pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(PERIOD) => {}
             () = shared.stop.cancelled() => return,
         }

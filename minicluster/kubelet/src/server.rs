@@ -74,8 +74,9 @@ pub async fn serve(
     loop {
         let permit = permits.clone().acquire_owned().await;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            biased;
             () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
         };
         let Ok((tcp, _)) = accepted else {
             // Out of descriptors: give those in use a moment to end.
@@ -86,6 +87,7 @@ pub async fn serve(
             (kubelet.clone(), acceptor.clone(), authorizer.clone(), stop.clone());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 () = connection(kubelet, tcp, acceptor, authorizer) => {}
                 () = stop.cancelled() => {}
             }

@@ -110,6 +110,7 @@ impl Runnable for Proxy {
             let services = cx.informers.get(Scope::all());
             let slices = cx.informers.get(Scope::all());
             tokio::select! {
+                biased;
                 () = self.keep(&services, &slices) => {}
                 () = cx.stop.cancelled() => {}
             }

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,10 @@ pub struct Faults {
     pub conflicts: f64,
     /// Share of writes answered with 500, from 0 to 1.
     pub errors: f64,
+    /// Share of writes that are done and answered with 500 all the same, from 0 to 1.
+    pub lost_answers: f64,
+    /// The longest that a request and its answer are under way, each; every one takes a time of its own up to this.
+    pub delay: Duration,
     /// Share of watch frames after which the stream breaks off, from 0 to 1.
     pub broken_watches: f64,
 }
@@ -34,6 +39,19 @@ pub struct Faults {
 impl Faults {
     pub(super) fn wrap(&self, inner: InProcess, random: Source) -> Faulty {
         Faulty { inner, faults: self.clone(), random }
+    }
+}
+
+impl Faulty {
+    /// A part of the way, drawn now.
+    fn pause(&self) -> impl Future<Output = ()> + Send + use<> {
+        let longest = self.faults.delay;
+        let time = longest.mul_f64(self.random.unit());
+        async move {
+            if !longest.is_zero() {
+                tokio::time::sleep(time).await;
+            }
+        }
     }
 }
 
@@ -63,10 +81,17 @@ impl Service<Request<KubeBody>> for Faulty {
             return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
         }
         let watches = request.uri().query().is_some_and(|q| q.contains("watch="));
-        let answer = self.inner.call(request);
-        let (random, chance) = (self.random.clone(), self.faults.broken_watches);
+        let loses = writes && self.random.unit() < self.faults.lost_answers;
+        let (there, back) = (self.pause(), self.pause());
+        let (mut inner, random, chance) =
+            (self.inner.clone(), self.random.clone(), self.faults.broken_watches);
         Box::pin(async move {
-            let response = answer.await?;
+            there.await;
+            let response = inner.call(request).await?;
+            back.await;
+            if loses {
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError").await;
+            }
             if !watches || chance <= 0.0 {
                 return Ok(response);
             }

@@ -12,7 +12,9 @@ use std::{
     time::Instant,
 };
 
-use minicluster_store::{Batch, Engine, EngineError, EventKind, FjallEngine, Image, Payload, Store, Txn};
+use minicluster_store::{
+    Batch, Engine, EngineError, EventKind, FjallEngine, Image, LeaseId, Payload, Revision, Store, Txn,
+};
 use redb::{Database, TableDefinition};
 
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("entries");
@@ -54,6 +56,10 @@ impl Engine for RedbEngine {
             }
         }
         txn.commit().map_err(|e| other(&e))
+    }
+
+    fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError> {
+        Err(EngineError::Other("a bench does not go on after a failure".to_owned()))
     }
 
     fn disk_bytes(&self) -> u64 {

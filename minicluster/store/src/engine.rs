@@ -47,14 +47,43 @@ pub trait Engine: Send + 'static {
     /// When the files cannot be read or do not make sense.
     fn load(&mut self) -> Result<Image, EngineError>;
 
-    /// Returns when the whole batch is on stable storage; on an error none of it is, nor ever will be.
+    /// Returns when the whole batch is on stable storage. After an error any part of it may be; the next call is
+    /// [`Engine::reopen`] then.
     ///
     /// # Errors
     /// When the device refuses the write, a full disk for instance.
     fn commit(&mut self, batch: &Batch) -> Result<(), EngineError>;
 
+    /// Opens what is kept anew, after a commit that failed, and returns the revision and the highest lease id found.
+    ///
+    /// # Errors
+    /// When the files cannot be opened; the engine is asked again later.
+    fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError>;
+
     /// Bytes used on disk.
     fn disk_bytes(&self) -> u64;
+}
+
+/// Keeps nothing.
+#[derive(Debug)]
+pub(crate) struct InMemory;
+
+impl Engine for InMemory {
+    fn load(&mut self) -> Result<Image, EngineError> {
+        Ok(Image::default())
+    }
+
+    fn commit(&mut self, _: &Batch) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError> {
+        Err(EngineError::Other("a store in memory has nothing to open again".to_owned()))
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Why an engine failed.

@@ -13,7 +13,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use crate::{
     engine::{Batch, Engine, EngineError, Image},
-    model::{Entry, EventKind},
+    model::{Entry, EventKind, LeaseId, Revision},
 };
 
 /// Reads are served from memory, so the tree needs hardly any cache.
@@ -27,6 +27,11 @@ const NO_STAMP: u32 = u32::MAX;
 /// An [`Engine`] over the `fjall` crate.
 pub struct FjallEngine {
     path: PathBuf,
+    /// Closed after it could not be opened again.
+    tables: Option<Tables>,
+}
+
+struct Tables {
     db: Database,
     entries: Keyspace,
     meta: Keyspace,
@@ -47,6 +52,27 @@ impl FjallEngine {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         fs::create_dir_all(path)
             .map_err(|source| EngineError::Directory { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), tables: Some(Tables::open(path)?) })
+    }
+
+    fn tables(&self) -> Result<&Tables, EngineError> {
+        self.tables.as_ref().ok_or_else(|| EngineError::Other("the data directory is closed".to_owned()))
+    }
+
+    fn damaged(&self, detail: impl Into<String>) -> EngineError {
+        EngineError::Damaged { path: self.path.clone(), detail: detail.into() }
+    }
+
+    fn number(&self, name: &str) -> Result<u64, EngineError> {
+        let kept = self.tables()?.meta.get(name).map_err(|e| self.damaged(e.to_string()))?;
+        let Some(bytes) = kept else { return Ok(0) };
+        let bytes = bytes.as_ref().try_into().map_err(|_| self.damaged(format!("{name} is no number")))?;
+        Ok(u64::from_be_bytes(bytes))
+    }
+}
+
+impl Tables {
+    fn open(path: &Path) -> Result<Self, EngineError> {
         let open = || -> fjall::Result<Self> {
             let db = Database::builder(path)
                 .cache_size(CACHE_BYTES)
@@ -56,7 +82,6 @@ impl FjallEngine {
                 .open()?;
             let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
             Ok(Self {
-                path: path.to_owned(),
                 entries: db.keyspace("entries", options)?,
                 meta: db.keyspace("meta", options)?,
                 leases: db.keyspace("leases", options)?,
@@ -71,16 +96,6 @@ impl FjallEngine {
             other => EngineError::Damaged { path: path.to_owned(), detail: other.to_string() },
         })
     }
-
-    fn damaged(&self, detail: impl Into<String>) -> EngineError {
-        EngineError::Damaged { path: self.path.clone(), detail: detail.into() }
-    }
-
-    fn number(&self, name: &str) -> Result<u64, EngineError> {
-        let Some(bytes) = self.meta.get(name).map_err(|e| self.damaged(e.to_string()))? else { return Ok(0) };
-        let bytes = bytes.as_ref().try_into().map_err(|_| self.damaged(format!("{name} is no number")))?;
-        Ok(u64::from_be_bytes(bytes))
-    }
 }
 
 impl Engine for FjallEngine {
@@ -90,12 +105,13 @@ impl Engine for FjallEngine {
             next_lease: self.number("next_lease")?,
             ..Image::default()
         };
-        for guard in self.entries.iter() {
+        let tables = self.tables()?;
+        for guard in tables.entries.iter() {
             let (key, value) = guard.into_inner().map_err(|e| self.damaged(e.to_string()))?;
             let entry = decode(&key, &value).ok_or_else(|| self.damaged("an entry is too short"))?;
             image.entries.push(entry);
         }
-        for guard in self.leases.iter() {
+        for guard in tables.leases.iter() {
             let (id, ttl) = guard.into_inner().map_err(|e| self.damaged(e.to_string()))?;
             let (Ok(id), Ok(ttl)) = (id.as_ref().try_into(), ttl.as_ref().try_into()) else {
                 return Err(self.damaged("a lease is no pair of numbers"));
@@ -106,27 +122,35 @@ impl Engine for FjallEngine {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), EngineError> {
-        let mut write = self.db.batch().durability(Some(PersistMode::SyncData));
+        let tables = self.tables()?;
+        let mut write = tables.db.batch().durability(Some(PersistMode::SyncData));
         for event in &batch.events {
             let key = event.entry.key.as_bytes();
             match event.kind {
-                EventKind::Put => write.insert(&self.entries, key, encode(&event.entry)),
-                EventKind::Delete => write.remove(&self.entries, key),
+                EventKind::Put => write.insert(&tables.entries, key, encode(&event.entry)),
+                EventKind::Delete => write.remove(&tables.entries, key),
             }
         }
         for (id, ttl) in &batch.granted {
-            write.insert(&self.leases, id.to_be_bytes(), ttl.to_be_bytes());
+            write.insert(&tables.leases, id.to_be_bytes(), ttl.to_be_bytes());
         }
         for id in &batch.revoked {
-            write.remove(&self.leases, id.to_be_bytes());
+            write.remove(&tables.leases, id.to_be_bytes());
         }
-        write.insert(&self.meta, "revision", batch.revision.to_be_bytes());
-        write.insert(&self.meta, "next_lease", batch.next_lease.to_be_bytes());
+        write.insert(&tables.meta, "revision", batch.revision.to_be_bytes());
+        write.insert(&tables.meta, "next_lease", batch.next_lease.to_be_bytes());
         write.commit().map_err(|e| EngineError::Other(e.to_string()))
     }
 
+    fn reopen(&mut self) -> Result<(Revision, LeaseId), EngineError> {
+        // The lock on the directory goes with the old handles.
+        self.tables = None;
+        self.tables = Some(Tables::open(&self.path)?);
+        Ok((self.number("revision")?, self.number("next_lease")?))
+    }
+
     fn disk_bytes(&self) -> u64 {
-        self.db.disk_space().unwrap_or(0)
+        self.tables.as_ref().and_then(|t| t.db.disk_space().ok()).unwrap_or(0)
     }
 }
 

@@ -56,6 +56,7 @@ impl Deadlines {
                 }
                 Some((at, _)) => {
                     tokio::select! {
+                        biased;
                         () = sleep_until(at) => {}
                         () = self.changed.notified() => {}
                     }

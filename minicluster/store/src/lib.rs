@@ -24,6 +24,7 @@ mod core;
 mod engine;
 mod fjall_engine;
 mod history;
+mod journal;
 mod lease;
 mod model;
 mod store;

@@ -11,15 +11,16 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     core::State,
-    engine::{Batch, Engine, EngineError},
+    engine::{Engine, EngineError, InMemory},
     fjall_engine::FjallEngine,
     history::{History, topic_of},
+    journal::{Change, Journal, Reply, Request},
     lease::Deadlines,
     model::{Entry, Event, EventKind, LeaseId, Outcome, RangeError, Revision, StoreError, Txn},
     watch::Watcher,
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     writer: Writer,
     deadlines: Deadlines,
     disk_bytes: AtomicU64,
+    failure: ArcSwapOption<EngineError>,
 }
 
 #[derive(Default)]
@@ -64,30 +66,15 @@ struct Topics {
 
 pub(crate) struct Topic {
     pub(crate) history: RwLock<History>,
-    pub(crate) wake: watch::Sender<()>,
+    /// Wakes watchers, in the order in which they began to wait.
+    pub(crate) wake: Notify,
 }
 
 enum Writer {
-    /// Nothing to wait for: the caller applies its own write.
-    Direct(Mutex<State>),
+    /// Nothing to wait for: the caller carries its own write out.
+    Direct(Mutex<Journal>),
     /// One thread batches the writes of all callers.
     Thread(mpsc::Sender<Request>),
-}
-
-struct Request {
-    change: Change,
-    reply: oneshot::Sender<Result<Reply, StoreError>>,
-}
-
-enum Change {
-    Txn(Txn),
-    Grant(u64),
-    Revoke(LeaseId),
-}
-
-enum Reply {
-    Outcome(Outcome),
-    Lease(LeaseId),
 }
 
 /// What the store holds, for status pages and metrics.
@@ -108,8 +95,17 @@ pub struct Stats {
 impl Store {
     /// A store in memory: it ends with the process.
     pub fn memory() -> Self {
-        let state = State::default();
-        Self::assemble(state.clone(), Writer::Direct(Mutex::new(state)))
+        Self::direct(InMemory).expect("there is nothing to load")
+    }
+
+    /// A store over an engine, each write carried out by its caller: no thread, so that a simulation replays.
+    ///
+    /// # Errors
+    /// What [`Engine::load`] says.
+    pub fn direct(mut engine: impl Engine) -> Result<Self, EngineError> {
+        let state = State::restore(engine.load()?);
+        let journal = Journal::new(state.clone(), Box::new(engine));
+        Ok(Self::assemble(state, Writer::Direct(Mutex::new(journal))))
     }
 
     /// Opens a durable store in a directory with the shipped engine.
@@ -128,26 +124,28 @@ impl Store {
         let state = State::restore(engine.load()?);
         let (send, receive) = mpsc::channel(QUEUE_MAX);
         let store = Self::assemble(state.clone(), Writer::Thread(send));
-        for (id, lease) in &state.leases {
-            store.inner.deadlines.set(*id, lease.ttl_seconds);
-        }
         let weak = Arc::downgrade(&store.inner);
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_loop(state, Box::new(engine), receive, &weak))
+            .spawn(move || write_loop(Journal::new(state, Box::new(engine)), receive, &weak))
             .map_err(|e| EngineError::Other(e.to_string()))?;
         Ok(store)
     }
 
     fn assemble(state: State, writer: Writer) -> Self {
         let topics = Topics { floor: state.revision, ..Topics::default() };
+        let deadlines = Deadlines::default();
+        for (id, lease) in &state.leases {
+            deadlines.set(*id, lease.ttl_seconds);
+        }
         Self {
             inner: Arc::new(Inner {
                 published: ArcSwap::from_pointee(state),
                 topics: RwLock::new(topics),
                 writer,
-                deadlines: Deadlines::default(),
+                deadlines,
                 disk_bytes: AtomicU64::new(0),
+                failure: ArcSwapOption::empty(),
             }),
         }
     }
@@ -155,6 +153,11 @@ impl Store {
     /// The newest revision that readers can see.
     pub fn revision(&self) -> Revision {
         self.inner.published.load().revision
+    }
+
+    /// Why nothing can be written at present: the engine failed and could not be opened again yet. Reads go on.
+    pub fn failure(&self) -> Option<Arc<EngineError>> {
+        self.inner.failure.load_full()
     }
 
     /// The whole state as it is now, unchanging.
@@ -275,15 +278,16 @@ impl Store {
         tick.tick().await;
         loop {
             tokio::select! {
+                biased;
+                _ = tick.tick() => {
+                    self.compact(compact_to);
+                    compact_to = self.revision();
+                }
                 id = self.inner.deadlines.next() => {
                     if let Err(error) = self.revoke(id).await {
                         tracing::warn!(lease = id, %error, "a lease that ran out could not be ended; trying again");
                         self.inner.deadlines.set(id, 1);
                     }
-                }
-                _ = tick.tick() => {
-                    self.compact(compact_to);
-                    compact_to = self.revision();
                 }
             }
         }
@@ -345,10 +349,7 @@ impl Inner {
         let mut topics = self.topics.write();
         let floor = topics.floor;
         let topic = topics.by_name.entry(name.into()).or_insert_with(|| {
-            Arc::new(Topic {
-                history: RwLock::new(History::starting_at(floor)),
-                wake: watch::Sender::new(()),
-            })
+            Arc::new(Topic { history: RwLock::new(History::starting_at(floor)), wake: Notify::new() })
         });
         Arc::clone(topic)
     }
@@ -370,12 +371,11 @@ impl Inner {
 
     async fn submit(&self, change: Change) -> Result<Reply, StoreError> {
         match &self.writer {
-            Writer::Direct(state) => {
-                let mut state = state.lock();
-                let mut batch = Batch::default();
-                let reply = stage(&mut state, &change, &mut batch);
-                self.publish(&state, batch.events);
-                reply
+            Writer::Direct(journal) => {
+                let mut journal = journal.lock();
+                let written = journal.write([&change].into_iter());
+                self.publish(&journal, written.events);
+                written.replies.into_iter().next().unwrap_or(Err(StoreError::Closed))
             }
             Writer::Thread(queue) => {
                 let (reply, answer) = oneshot::channel();
@@ -386,7 +386,8 @@ impl Inner {
     }
 
     /// Shows a state to readers: history first, so that a watcher never sees a revision without its events.
-    fn publish(&self, state: &State, events: Vec<Event>) {
+    fn publish(&self, journal: &Journal, events: Vec<Event>) {
+        self.failure.store(journal.failure());
         let mut woken: Vec<Arc<Topic>> = Vec::new();
         for event in events {
             let topic = self.topic(topic_of(&event.entry.key).unwrap_or(&event.entry.key));
@@ -395,64 +396,26 @@ impl Inner {
                 woken.push(topic);
             }
         }
-        self.published.store(Arc::new(state.clone()));
+        self.published.store(Arc::new(journal.state().clone()));
         for topic in woken {
-            topic.wake.send_replace(());
+            topic.wake.notify_waiters();
         }
     }
 }
 
-fn stage(state: &mut State, change: &Change, batch: &mut Batch) -> Result<Reply, StoreError> {
-    match change {
-        Change::Txn(txn) => state.stage(txn, &mut batch.events).map(Reply::Outcome),
-        Change::Grant(ttl) => {
-            let id = state.grant(*ttl);
-            batch.granted.push((id, *ttl));
-            Ok(Reply::Lease(id))
-        }
-        Change::Revoke(id) => {
-            state.revoke(*id, &mut batch.events);
-            batch.revoked.push(*id);
-            Ok(Reply::Lease(*id))
-        }
-    }
-}
-
-fn write_loop(
-    mut state: State,
-    mut engine: Box<dyn Engine>,
-    mut queue: mpsc::Receiver<Request>,
-    inner: &std::sync::Weak<Inner>,
-) {
+fn write_loop(mut journal: Journal, mut queue: mpsc::Receiver<Request>, inner: &std::sync::Weak<Inner>) {
     let mut requests = Vec::with_capacity(BATCH_MAX);
     let mut batches = 0_u64;
     while queue.blocking_recv_many(&mut requests, BATCH_MAX) > 0 {
-        let base = state.clone();
-        let mut batch = Batch::default();
-        let replies: Vec<_> = requests.iter().map(|r| stage(&mut state, &r.change, &mut batch)).collect();
-        batch.revision = state.revision;
-        batch.next_lease = state.next_lease;
-        let committed = if batch.is_empty() { Ok(()) } else { engine.commit(&batch) };
+        let written = journal.write(requests.iter().map(|r| &r.change));
         let Some(inner) = inner.upgrade() else { return };
-        match committed {
-            Ok(()) => {
-                inner.publish(&state, batch.events);
-                if batches.is_multiple_of(DISK_BYTES_EVERY) {
-                    inner.disk_bytes.store(engine.disk_bytes(), Ordering::Relaxed);
-                }
-                batches += 1;
-                for (request, reply) in requests.drain(..).zip(replies) {
-                    let _ = request.reply.send(reply);
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, writes = requests.len(), "the store could not write a batch");
-                state = base;
-                let error = StoreError::Engine(Arc::new(error));
-                for request in requests.drain(..) {
-                    let _ = request.reply.send(Err(error.clone()));
-                }
-            }
+        inner.publish(&journal, written.events);
+        if batches.is_multiple_of(DISK_BYTES_EVERY) {
+            inner.disk_bytes.store(journal.disk_bytes(), Ordering::Relaxed);
+        }
+        batches += 1;
+        for (request, reply) in requests.drain(..).zip(written.replies) {
+            let _ = request.reply.send(reply);
         }
     }
 }

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::{
     history::topic_of,
     model::{Event, RangeError, Revision},
@@ -20,7 +18,6 @@ const CHUNK: usize = 512;
 pub struct Watcher {
     inner: Arc<Inner>,
     topic: Arc<Topic>,
-    wake: watch::Receiver<()>,
     prefix: Arc<str>,
     cursor: Revision,
 }
@@ -43,8 +40,7 @@ impl Watcher {
             return Err(RangeError::Future { current });
         }
         topic.history.read().after(after).map(drop)?;
-        let wake = topic.wake.subscribe();
-        Ok(Self { inner, topic, wake, prefix: prefix.into(), cursor: after })
+        Ok(Self { inner, topic, prefix: prefix.into(), cursor: after })
     }
 
     /// Everything up to this revision has been handed over.
@@ -57,7 +53,6 @@ impl Watcher {
     /// # Errors
     /// [`RangeError::Compacted`] when the watcher was too slow.
     pub fn poll_now(&mut self) -> Result<Vec<Event>, RangeError> {
-        self.wake.borrow_and_update();
         let upto = self.inner.published.load().revision;
         let history = self.topic.history.read();
         let mut out: Vec<Event> = Vec::new();
@@ -82,14 +77,15 @@ impl Watcher {
     /// # Errors
     /// [`RangeError::Compacted`] when the watcher was too slow.
     pub async fn next(&mut self) -> Result<Vec<Event>, RangeError> {
+        let topic = Arc::clone(&self.topic);
         loop {
+            // Taken before the look, so that a change in between is not missed.
+            let woken = topic.wake.notified();
             let events = self.poll_now()?;
             if !events.is_empty() {
                 return Ok(events);
             }
-            if self.wake.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            woken.await;
         }
     }
 }

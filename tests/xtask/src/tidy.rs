@@ -62,8 +62,19 @@ fn file(path: &Path, text: &str) -> Vec<String> {
         if unfinished {
             complain(format!("line {}: unfinished or skipped", i + 1));
         }
+        if draws_a_branch(text, i, line) {
+            complain(format!("line {}: `select!` without `biased`: tokio draws the order", i + 1));
+        }
     }
     complaints
+}
+
+/// A `select!` whose branches are polled in an order that no seed replays.
+fn draws_a_branch(text: &str, at: usize, line: &str) -> bool {
+    let Some((before, after)) = line.split_once("select! {") else { return false };
+    let quoted = before.contains(['"', '/']);
+    let next = text.lines().nth(at + 1).unwrap_or_default();
+    !quoted && !after.trim_start().starts_with("biased;") && next.trim() != "biased;"
 }
 
 /// Dependencies whose licence leaves no choice but an unwanted one.
@@ -92,5 +103,7 @@ mod tests {
         assert_eq!(file(Path::new("a.rs"), "fn main() {}\n").len(), 1);
         assert_eq!(file(Path::new("a.rs"), "//! Long.\n".repeat(LINES_MAX + 1).as_str()).len(), 1);
         assert_eq!(file(Path::new("a.rs"), "//! Open.\n    todo!()\n").len(), 1);
+        assert_eq!(file(Path::new("a.rs"), "//! Drawn.\ntokio::select! {\n    a => {}\n}\n").len(), 1);
+        assert!(file(Path::new("a.rs"), "//! Not.\ntokio::select! {\n    biased;\n}\n").is_empty());
     }
 }

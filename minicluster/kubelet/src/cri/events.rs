@@ -37,6 +37,7 @@ pub(super) fn stream(cri: Cri) -> BoxStream<'static, RuntimeEvent> {
     let guard = stop.clone().drop_guard();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = stop.cancelled() => {}
             () = pump(&cri, &send) => {}
             () = safety_net(&send) => {}

@@ -141,10 +141,11 @@ impl Reader {
                 return self.drain(&mut file).await;
             }
             tokio::select! {
+                biased;
+                () = self.send.closed() => return Ok(()),
                 changed = tokio::time::timeout(CHECK, changes.wait()) => {
                     if let Ok(result) = changed { result?; }
                 }
-                () = self.send.closed() => return Ok(()),
             }
         }
     }

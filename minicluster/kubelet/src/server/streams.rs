@@ -336,7 +336,7 @@ async fn tunnel(client: Io, runtime: Io) -> io::Result<()> {
             websocket::write(&mut *to_client.lock().await, &[&buffer[..n]]).await?;
         }
     };
-    tokio::select! { ended = inward => ended, ended = outward => ended }
+    tokio::select! { biased; ended = inward => ended, ended = outward => ended }
 }
 
 /// The SPDY streams of a terminal by channel.
@@ -376,6 +376,7 @@ async fn translate(client: Io, runtime: Io, streams: Streams) -> io::Result<()> 
         websocket::write(&mut *to_client.lock().await, &[&[STDOUT]]).await?;
     }
     tokio::select! {
+        biased;
         ended = inward(&mut from_client, &to_client, &to_runtime, &ids) => ended,
         ended = outward(&mut from_runtime, &to_client, &to_runtime, &ids) => {
             let _ = websocket::close(&mut *to_client.lock().await).await;

@@ -54,6 +54,7 @@ impl Shared {
         }
         let hurry = cell.state.lock().hurry.clone();
         let started = tokio::select! {
+            biased;
             result = self.try_start(cell, &pod, role, &spec, attempt) => result,
             () = hurry.cancelled() => return,
         };

@@ -78,6 +78,7 @@ async fn write(shared: &Arc<Shared>, cell: &Arc<Cell>) {
             Err(error) => {
                 tracing::debug!(pod = cell.uid, %error, "a status could not be told yet");
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = shared.stop.cancelled() => return,
                 }
