@@ -206,7 +206,7 @@ async fn start_apiserver(
         StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
     };
     let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
-    let api = api(store.clone(), &pki, options, Source::from_entropy().next_u64())?;
+    let api = api(store, &pki, options, Source::from_entropy().next_u64())?;
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
 
     let tls = server_tls(&pki, options, &api)?;
@@ -217,9 +217,9 @@ async fn start_apiserver(
             tracing::error!(%error, "the API server stopped listening");
         }
     });
-    let stopping = stop.clone();
+    let (maintained, stopping) = (Arc::clone(&api), stop.clone());
     tasks.spawn(async move {
-        tokio::select! { () = store.maintain() => {}, () = stopping.cancelled() => {} }
+        tokio::select! { () = maintained.maintain() => {}, () = stopping.cancelled() => {} }
     });
     let admin = pki.client("kubernetes-admin", &["system:masters"])?;
     let path = kubeconfig_path(options);
