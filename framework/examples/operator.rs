@@ -12,20 +12,20 @@ use windlass::{
 /// What is wanted of a sail.
 #[derive(CustomResource, Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[kube(group = "harbour.dev", version = "v1", kind = "Sail", namespaced, status = "SailStatus")]
-pub struct SailSpec {
+pub(crate) struct SailSpec {
     /// In square metres.
-    pub area: u32,
+    pub(crate) area: u32,
 }
 
 /// What became of a sail.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct SailStatus {
+pub(crate) struct SailStatus {
     /// The area that is set, in square metres.
-    pub set: u32,
+    pub(crate) set: u32,
 }
 
 /// Keeps a ConfigMap with the area beside every sail.
-pub struct Rigger;
+pub(crate) struct Rigger;
 
 impl Reconcile<Sail> for Rigger {
     async fn reconcile(&self, Request { key, object, client, .. }: Request<Sail>) -> Result<Action, Error> {
@@ -42,7 +42,7 @@ impl Reconcile<Sail> for Rigger {
 }
 
 /// Adds the operator to a manager.
-pub fn add(manager: &mut ManagerBuilder) {
+pub(crate) fn add(manager: &mut ManagerBuilder) {
     manager.add(Controller::<Sail>::new("rigger").owns::<ConfigMap>().build(Rigger));
 }
 
