@@ -4,15 +4,20 @@
 //! many: it deletes those that are missed the least. It never changes a pod, but to adopt or release it.
 //!
 //! Read top to bottom, this is what every controller here looks like: what it reads and what wakes it ([`register`]), a
-//! pure decision ([`plan`]), and a reconcile that carries it out. Behaves as upstream's `replicaset-controller`.
+//! pure decision ([`plan`]), and a reconcile that carries it out. Behaves as upstream's `replicaset-controller`, and, for
+//! the older kind, as its `replicationcontroller-controller` ([`Family`]).
 
+mod family;
 mod rank;
 mod status;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::ReplicaSet,
+    core::v1::{Pod, ReplicationController},
+};
 use kube::core::{Selector, SelectorExt};
 use windlass::{
     Action, ByOwner, Controller, Delta, Error, EventType, Indexed, Informers, Key, ManagerBuilder, Reconcile,
@@ -24,34 +29,44 @@ use crate::{
     claim::{Claim, Orphans},
     pods,
 };
+use family::Family;
 
 /// The most pods that one turn creates or deletes.
 const BURST: usize = 500;
 
-/// Adds the controller to a manager.
+/// Adds the controller of ReplicaSets to a manager.
 pub fn register(manager: &mut ManagerBuilder, options: &Options) {
+    register_family::<ReplicaSet>(manager, options);
+}
+
+/// Adds the controller of ReplicationControllers to a manager.
+pub fn register_replication(manager: &mut ManagerBuilder, options: &Options) {
+    register_family::<ReplicationController>(manager, options);
+}
+
+fn register_family<K: Family>(manager: &mut ManagerBuilder, options: &Options) {
     let informers = manager.informers().clone();
     let pods = informers.get::<Pod>(Scope::all());
-    let sets = informers.get::<ReplicaSet>(Scope::all());
+    let sets = informers.get::<K>(Scope::all());
     let reconcile =
-        ReplicaSets { sets: sets.index(ByOwner), pods: pods.index(ByOwner), orphans: pods.index(Orphans) };
-    let controller = Controller::<ReplicaSet>::new("replicaset")
-        .component("replicaset-controller")
+        Replicas { sets: sets.index(ByOwner), pods: pods.index(ByOwner), orphans: pods.index(Orphans) };
+    let controller = Controller::<K>::new(K::NAME)
+        .component(K::COMPONENT)
         .workers(options.workers)
         .owns::<Pod>()
-        .watches::<Pod, _>(Scope::all(), sets_that_may_adopt);
+        .watches::<Pod, _>(Scope::all(), sets_that_may_adopt::<K>);
     manager.add(controller.build(reconcile));
 }
 
-/// An orphan wakes every ReplicaSet that would have it.
-fn sets_that_may_adopt(delta: &Delta<Pod>, informers: &Informers) -> Vec<Key> {
+/// An orphan wakes every set that would have it.
+fn sets_that_may_adopt<K: Family>(delta: &Delta<Pod>, informers: &Informers) -> Vec<Key> {
     let pod = delta.object();
     let (None, Some(namespace)) = (controller_of(&pod.metadata), pod.metadata.namespace.as_deref()) else {
         return Vec::new();
     };
     let labels = pod.metadata.labels.clone().unwrap_or_default();
-    let mut sets = informers.get::<ReplicaSet>(Scope::all()).lister().in_namespace(namespace);
-    sets.retain(|set| selector(set).is_some_and(|selector| selector.matches(&labels)));
+    let mut sets = informers.get::<K>(Scope::all()).lister().in_namespace(namespace);
+    sets.retain(|set| selector(&set.as_set()).is_some_and(|selector| selector.matches(&labels)));
     sets.iter().map(|set| Key::of(&**set)).collect()
 }
 
@@ -86,21 +101,22 @@ fn plan(view: &View<'_>) -> Plan {
     Plan { create: 0, delete: rank::least_missed(&active, view.related, view.now, surplus) }
 }
 
-struct ReplicaSets {
-    sets: Indexed<ReplicaSet, ByOwner>,
+struct Replicas<K: Family> {
+    sets: Indexed<K, ByOwner>,
     pods: Indexed<Pod, ByOwner>,
     orphans: Indexed<Pod, Orphans>,
 }
 
-impl Reconcile<ReplicaSet> for ReplicaSets {
-    async fn reconcile(&self, request: Request<ReplicaSet>) -> Result<Action, Error> {
-        let Some(set) = request.object.clone() else { return Ok(Action::Done) };
+impl<K: Family> Reconcile<K> for Replicas<K> {
+    async fn reconcile(&self, request: Request<K>) -> Result<Action, Error> {
+        let Some(object) = request.object.clone() else { return Ok(Action::Done) };
+        let set = object.as_set();
         let Some(selector) = selector(&set) else { return Err(Error::terminal("the selector is not valid")) };
-        let claim = Claim::look_up(&*set, &selector, &self.pods, &self.orphans);
-        let pods = claim.settle(&request.client, &*set).await?;
-        let view = View { set: &set, pods: &pods, related: &self.related(&set), now: clock::now() };
-        let failure = carry_out(&plan(&view), &set, &request).await;
-        status::report(&view, failure.as_ref(), &request.client).await?;
+        let claim = Claim::look_up(&*object, &selector, &self.pods, &self.orphans);
+        let pods = claim.settle(&request.client, &*object).await?;
+        let view = View { set: &set, pods: &pods, related: &self.related(&object), now: clock::now() };
+        let failure = carry_out(&plan(&view), &*object, &request).await;
+        status::report(&view, &*object, failure.as_ref(), &request.client).await?;
         match failure {
             Some(failure) => Err(failure.error),
             None => Ok(next_turn(&view)),
@@ -108,11 +124,10 @@ impl Reconcile<ReplicaSet> for ReplicaSets {
     }
 }
 
-impl ReplicaSets {
-    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
-        let siblings =
-            controller_of(&set.metadata).map(|owner| self.sets.get(&owner.uid)).unwrap_or_default();
-        let uids = siblings.iter().filter_map(|sibling| sibling.metadata.uid.as_deref());
+impl<K: Family> Replicas<K> {
+    fn related(&self, set: &K) -> Vec<Arc<Pod>> {
+        let siblings = controller_of(set.meta()).map(|owner| self.sets.get(&owner.uid)).unwrap_or_default();
+        let uids = siblings.iter().filter_map(|sibling| sibling.meta().uid.as_deref());
         uids.flat_map(|uid| self.pods.get(uid)).collect()
     }
 }
@@ -123,7 +138,7 @@ struct Failure {
     error: Error,
 }
 
-async fn carry_out(plan: &Plan, set: &ReplicaSet, request: &Request<ReplicaSet>) -> Option<Failure> {
+async fn carry_out<K: Family>(plan: &Plan, set: &K, request: &Request<K>) -> Option<Failure> {
     let create = batch::slow_start(plan.create, 1, |_| create(set, request)).await.1;
     if let Some(error) = create.filter(|error| !error.is_namespace_terminating()) {
         return Some(Failure { reason: "FailedCreate", error });
@@ -133,9 +148,9 @@ async fn carry_out(plan: &Plan, set: &ReplicaSet, request: &Request<ReplicaSet>)
     delete.map(|error| Failure { reason: "FailedDelete", error })
 }
 
-async fn create(set: &ReplicaSet, request: &Request<ReplicaSet>) -> Result<(), Error> {
-    let template = set.spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
-    let pod = pods::from_template(&template, controller_ref(set), set.metadata.namespace.as_deref());
+async fn create<K: Family>(set: &K, request: &Request<K>) -> Result<(), Error> {
+    let template = set.as_set().spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
+    let pod = pods::from_template(&template, controller_ref(set), set.meta().namespace.as_deref());
     match request.client.create(&pod).await {
         Ok(pod) => {
             let note = format!("Created pod: {}", pod.metadata.name.as_deref().unwrap_or_default());
@@ -152,7 +167,7 @@ async fn create(set: &ReplicaSet, request: &Request<ReplicaSet>) -> Result<(), E
     }
 }
 
-async fn delete(pod: &Pod, set: &ReplicaSet, request: &Request<ReplicaSet>) -> Result<(), Error> {
+async fn delete<K: Family>(pod: &Pod, set: &K, request: &Request<K>) -> Result<(), Error> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     match request.client.delete(pod).await {
         Ok(()) => {

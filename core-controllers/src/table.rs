@@ -34,6 +34,11 @@ pub const ALL: &[Entry] = &[
     Entry { name: "deployment-controller", aliases: &["deployment"], register: deployment::register },
     Entry { name: "replicaset-controller", aliases: &["replicaset"], register: replicaset::register },
     Entry {
+        name: "replicationcontroller-controller",
+        aliases: &["replicationcontroller"],
+        register: replicaset::register_replication,
+    },
+    Entry {
         name: "endpointslice-controller",
         aliases: &["endpointslice"],
         register: endpointslice::register,

@@ -4,6 +4,7 @@
 //! parameters that kubectl looks for (`dryRun`, `fieldValidation`). Descriptions of built-in kinds stand in the
 //! documents when the feature `descriptions` is on.
 
+mod custom;
 mod definitions;
 #[cfg(feature = "descriptions")]
 mod descriptions;
@@ -37,8 +38,8 @@ pub struct Row {
     pub subresources: Vec<SubRow>,
     /// Its schema.
     pub schema: Arc<Schema>,
-    /// Whether it comes from a `CustomResourceDefinition`.
-    pub custom: bool,
+    /// The `openAPIV3Schema` of the `CustomResourceDefinition` that it comes from.
+    pub custom: Option<Arc<Value>>,
 }
 
 /// A subresource that is served.

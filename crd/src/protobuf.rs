@@ -71,6 +71,8 @@ struct Field {
     name: &'static str,
     kind: Kind,
     shape: Shape,
+    /// A zero, or an empty text, says something: it was written behind a pointer, or JSON has it always.
+    keeps_zero: bool,
 }
 
 type Message = BTreeMap<u64, Field>;
@@ -93,7 +95,8 @@ static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
             (_, Some(t)) => (Shape::Map, t),
             _ => (Shape::One, type_),
         };
-        let kind = match type_ {
+        let keeps_zero = if type_.starts_with('s') { type_.ends_with('*') } else { !type_.ends_with('?') };
+        let kind = match type_.trim_end_matches(['*', '?']) {
             "s" => Kind::Text,
             "y" => Kind::Bytes,
             "i" => Kind::Integer,
@@ -102,7 +105,7 @@ static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
             _ => Kind::Message(words.next().unwrap_or("")),
         };
         if let (Ok(tag), Some(message)) = (tag.parse(), messages.get_mut(current)) {
-            message.insert(tag, Field { name, kind, shape });
+            message.insert(tag, Field { name, kind, shape, keeps_zero });
         }
     }
     messages
@@ -196,7 +199,9 @@ fn message(name: &'static str, bytes: &[u8], depth: usize, out: &mut Map<String,
 fn present(field: &Field, value: Value) -> Option<Value> {
     let empty = match &value {
         Value::Null => true,
-        Value::String(text) => text.is_empty(),
+        Value::String(text) => text.is_empty() && !(field.keeps_zero && matches!(field.kind, Kind::Text)),
+        Value::Bool(false) => !field.keeps_zero,
+        Value::Number(number) => number.as_f64() == Some(0.0) && !field.keeps_zero,
         Value::Object(map) => map.is_empty() && matches!(field.name, "metadata" | "status" | "spec"),
         _ => false,
     };
@@ -460,6 +465,21 @@ mod tests {
         let volume = [field(1, b"tmp"), field(2, &source)].concat();
         let pod = decode(&envelope("v1", "Pod", &field(2, &field(1, &volume))), 64).unwrap();
         assert_eq!(pod["spec"]["volumes"], json!([{"name": "tmp", "emptyDir": {"medium": "Memory"}}]));
+    }
+
+    #[test]
+    fn zeros_stay_where_they_say_something() {
+        // Port 80 by the number, with a node port of 0 that Go writes for "none".
+        let port = [24, 80, 40, 0];
+        let spec = [field(1, &port), vec![104, 0]].concat();
+        let service = decode(&envelope("v1", "Service", &field(2, &spec)), 64).unwrap();
+        assert_eq!(service["spec"], json!({"ports": [{"port": 80}]}));
+        // "" is a storage class: none at all.
+        let claim = decode(&envelope("v1", "PersistentVolumeClaim", &field(2, &field(5, b""))), 64).unwrap();
+        assert_eq!(claim["spec"], json!({"storageClassName": ""}));
+        let deployment =
+            decode(&envelope("apps/v1", "Deployment", &field(2, &[8, 0, 40, 0, 56, 0])), 64).unwrap();
+        assert_eq!(deployment["spec"], json!({"replicas": 0}));
     }
 
     #[test]

@@ -6,20 +6,22 @@ use k8s_openapi::api::{
 };
 use windlass::{CachedClient, Error, clock};
 
-use super::{Failure, View, min_ready_seconds};
+use super::{Failure, View, family::Family, min_ready_seconds};
 use crate::pods;
 
 /// Writes the status if it changed.
-pub(super) async fn report(
+pub(super) async fn report<K: Family>(
     view: &View<'_>,
+    object: &K,
     failure: Option<&Failure>,
     client: &CachedClient,
 ) -> Result<(), Error> {
     let status = status(view, failure);
-    if view.set.status.as_ref() == Some(&status) {
+    let next = object.with_status(status);
+    // Compared in the object's own form, which may be the poorer one.
+    if next.as_set().status == view.set.status {
         return Ok(());
     }
-    let next = ReplicaSet { status: Some(status), ..view.set.clone() };
     match client.update_status(&next).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Ok(()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Dialect, Row};
+use super::{Dialect, Row, custom};
 use crate::schema::{Additional, Constraints, Gvk, ListType, MapType, Schema, Type, builtin, definition};
 
 /// The definitions that the given kinds need.
@@ -29,7 +29,7 @@ pub(super) fn full_name(short: &str) -> String {
 /// The name of a row's definition. Custom kinds have their group's domain reversed.
 pub(super) fn row_name(row: &Row) -> String {
     match row.schema.definition_name() {
-        Some(short) if !row.custom => full_name(short),
+        Some(short) if row.custom.is_none() => full_name(short),
         _ => custom_name(row, &row.kind),
     }
 }
@@ -98,10 +98,16 @@ impl Definitions {
     }
 
     fn add_row(&mut self, row: &Row) {
-        match row.schema.definition_name() {
-            Some(short) if !row.custom => self.waiting.push(short),
-            _ => {
-                let mut schema = self.structure(&row.schema, None);
+        match (&row.custom, row.schema.definition_name()) {
+            (None, Some(short)) => self.waiting.push(short),
+            (custom, _) => {
+                let mut schema = match custom {
+                    Some(written) => {
+                        self.waiting.push("meta.v1.ObjectMeta");
+                        custom::publish(written, self.dialect)
+                    }
+                    None => self.structure(&row.schema, None),
+                };
                 schema["x-kubernetes-group-version-kind"] = json!([gvk(&row.group, &row.version, &row.kind)]);
                 self.done.insert(row_name(row), schema);
             }
@@ -121,7 +127,7 @@ impl Definitions {
 
     fn add_list(&mut self, row: &Row) {
         let name = list_name(row);
-        let known = row.schema.definition_name().filter(|_| !row.custom);
+        let known = row.schema.definition_name().filter(|_| row.custom.is_none());
         let known =
             known.and_then(|short| definition(&format!("{short}List"))).and_then(|s| s.definition_name());
         if let Some(short) = known {
@@ -345,7 +351,7 @@ const API_VERSION: &str = "The version of the schema that this object is written
 const KIND: &str = "The kind of this object.";
 
 /// Custom schemas seldom describe the fields that every object has.
-fn put_standard_text(value: &mut Value, field: &str) {
+pub(super) fn put_standard_text(value: &mut Value, field: &str) {
     let text = match field {
         "apiVersion" => API_VERSION,
         "kind" => KIND,

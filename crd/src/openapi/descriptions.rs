@@ -15,7 +15,7 @@ use super::Row;
 pub(super) fn of(rows: &[Row]) -> BTreeMap<String, Value> {
     let mut generator = SchemaGenerator::default();
     for (group, version, describe) in GROUPS {
-        if rows.iter().any(|row| !row.custom && row.group == *group && row.version == *version) {
+        if rows.iter().any(|row| row.custom.is_none() && row.group == *group && row.version == *version) {
             describe(&mut generator);
         }
     }

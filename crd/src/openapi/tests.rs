@@ -30,17 +30,20 @@ fn row(group: &str, version: &str, kind: &str, plural: &str) -> Row {
             },
         ],
         schema: crate::schema::builtin(&api_version, kind).unwrap_or_default(),
-        custom: false,
+        custom: None,
     }
 }
 
 fn custom() -> Row {
-    let schema = from_crd(&json!({"type": "object", "description": "A backup.", "properties": {
+    let schema = json!({"type": "object", "description": "A backup.", "properties": {
         "spec": {"type": "object", "properties": {
             "schedule": {"type": "string", "format": "date-time", "enum": ["a", "b"]},
-            "port": {"x-kubernetes-int-or-string": true}}}}}))
-    .unwrap();
-    Row { schema, custom: true, ..row("stable.example.com", "v1", "Backup", "backups") }
+            "port": {"x-kubernetes-int-or-string": true}}}}});
+    Row {
+        schema: from_crd(&schema).unwrap(),
+        custom: Some(Arc::new(schema)),
+        ..row("stable.example.com", "v1", "Backup", "backups")
+    }
 }
 
 /// Every `$ref` of the document points at something.

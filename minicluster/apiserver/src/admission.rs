@@ -31,9 +31,12 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     if op == Operation::Create {
         namespace::exists_and_lives(cx)?;
     }
-    if is_pod(cx) && op == Operation::Create && cx.info.subresource.is_empty() {
-        service_account::assign(cx, obj)?;
-        pod::priority(cx, obj)?;
+    if is_pod(cx) && cx.info.subresource.is_empty() {
+        if op == Operation::Create {
+            service_account::assign(cx, obj)?;
+            pod::priority(cx, obj)?;
+            pod::runtime_class(cx, obj)?;
+        }
         pod::default_tolerations(obj);
     }
     if cx.resource.group.is_empty() && cx.resource.plural == "nodes" && op == Operation::Create {

@@ -19,7 +19,7 @@ use windlass_crd::schema;
 use crate::{
     context::Context,
     object,
-    registry::{Custom, Registry, Resource, ScalePaths, Subresource, Text, Verbs},
+    registry::{Custom, METADATA, Registry, Resource, ScalePaths, Subresource, Text, Verbs},
     strategy::{Column, Strategy},
     table,
     view::{self, View},
@@ -96,9 +96,9 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
     let storage = object::list(spec, &["versions"])
         .iter()
         .find(|v| v.get("storage").and_then(Value::as_bool) == Some(true))?;
-    let schema = version.pointer("/schema/openAPIV3Schema")?;
+    let written = Arc::new(version.pointer("/schema/openAPIV3Schema")?.clone());
     let preserve = spec.get("preserveUnknownFields").and_then(Value::as_bool) == Some(true);
-    let schema = schema::from_crd(&with_metadata(schema, preserve)).ok()?;
+    let schema = schema::from_crd(&with_metadata(&written, preserve)).ok()?;
     let kind = name("kind");
     let subresources = subresources(version, &kind);
     let scale = version.pointer("/subresources/scale").map(scale_paths);
@@ -128,10 +128,13 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
         subresources,
         convert: None,
         generation: true,
+        status_keeps: METADATA,
         strategy: Arc::new(CustomStrategy { columns: columns(version) }),
         custom: Some(Custom {
             uid: object::uid(crd).to_owned(),
             fingerprint: object::number(crd, &["metadata", "generation"]).unwrap_or(0).to_string(),
+            schema: written,
+            evolved: object::number(crd, &["metadata", "generation"]).is_some_and(|n| n > 1),
             scale,
             selectable_fields,
             deprecation_warning: deprecated.then_some(warning),

@@ -10,12 +10,13 @@ use crate::{
     object,
     registry::Resource,
     status::{ApiError, ApiResult},
+    yaml,
 };
 
 /// The deepest nesting of a body.
 pub const DEPTH_MAX: usize = 128;
 
-/// A tree and the fields that stood in it twice.
+/// A tree, and complaints of the fields that stood in it twice.
 type Parsed = (Value, Vec<String>);
 
 /// Parses a body by its content type.
@@ -39,7 +40,9 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> ApiResult<Parsed> {
 /// # Errors
 /// 400.
 pub fn parse_json(bytes: &[u8]) -> ApiResult<Parsed> {
-    strict::parse_json(bytes, DEPTH_MAX).map_err(|e| ApiError::bad_request(e.to_string()))
+    let (value, twice) =
+        strict::parse_json(bytes, DEPTH_MAX).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    Ok((value, twice.iter().map(|field| format!("duplicate field \"{field}\"")).collect()))
 }
 
 /// Parses YAML, of which JSON is a part.
@@ -54,9 +57,9 @@ pub fn parse_yaml(bytes: &[u8]) -> ApiResult<Parsed> {
     }
     let text =
         std::str::from_utf8(bytes).map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
-    let value: Value = serde_saphyr::from_str(text)
-        .map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
-    Ok((value, Vec::new()))
+    let (value, twice) =
+        yaml::parse(text).map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")))?;
+    Ok((value, twice.into_iter().collect()))
 }
 
 /// Checks that a body is an object of the resource's kind, without fields that the kind does not have.
@@ -129,9 +132,8 @@ pub fn tidy(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> ApiResult
             cx.resource.kind, cx.resource.version, cx.resource.kind
         )));
     }
-    let complaints: Vec<String> = (checked.unknown.iter().map(|f| format!("unknown field \"{f}\"")))
-        .chain(duplicates.iter().map(|f| format!("duplicate field \"{f}\"")))
-        .collect();
+    let unknown = checked.unknown.iter().map(|f| format!("unknown field \"{f}\""));
+    let complaints: Vec<String> = duplicates.into_iter().chain(unknown).collect();
     match cx.field_validation()? {
         FieldValidation::Strict if !complaints.is_empty() => {
             return Err(ApiError::bad_request(format!(

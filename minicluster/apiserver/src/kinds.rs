@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::{
     events,
-    registry::{Convert, Resource, Subresource, Table, Text, Verbs},
+    registry::{Convert, METADATA, Resource, Subresource, Table, Text, Verbs},
     strategy::{
         Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed,
         namespace, node, pod, service,
@@ -34,6 +34,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         storage_version: api_version,
         convert: None,
         generation: false,
+        status_keeps: &[],
         strategy: Arc::new(Plain),
         custom: None,
         schema: OnceLock::new(),
@@ -106,6 +107,12 @@ impl Row {
         self
     }
 
+    /// What of the metadata a status write leaves alone.
+    fn status_keeps(mut self, fields: &'static [&'static str]) -> Self {
+        self.0.status_keeps = fields;
+        self
+    }
+
     fn status(self) -> Self {
         self.sub("status", Verbs::GET_PATCH_UPDATE)
     }
@@ -171,6 +178,7 @@ fn core() -> Vec<Row> {
             .sub("log", Verbs::GET)
             .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
             .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions")
+            .status_keeps(METADATA)
             .by(pod::Pod),
         v1("PodTemplate", "podtemplates").generation().by(pod::PodTemplate),
         v1("ReplicationController", "replicationcontrollers")
@@ -209,6 +217,7 @@ fn workloads() -> Vec<Row> {
             .generation()
             .status()
             .scale()
+            .status_keeps(&["labels"])
             .by(apps::Deployment),
         app("ReplicaSet", "replicasets")
             .short(&["rs"])
@@ -256,7 +265,7 @@ fn networking() -> Vec<Row> {
         net("IngressClass", "ingressclasses").cluster().generation().by(listed::INGRESS_CLASS),
         net("IPAddress", "ipaddresses").short(&["ip"]).cluster().by(listed::IP_ADDRESS),
         net("NetworkPolicy", "networkpolicies").short(&["netpol"]).generation().by(listed::NETWORK_POLICY),
-        net("ServiceCIDR", "servicecidrs").cluster().status().by(listed::SERVICE_CIDR),
+        net("ServiceCIDR", "servicecidrs").cluster().status().status_keeps(METADATA).by(listed::SERVICE_CIDR),
     ]
 }
 
@@ -267,7 +276,11 @@ fn storage() -> Vec<Row> {
         storage("CSINode", "csinodes").cluster().by(listed::CSI_NODE),
         storage("CSIStorageCapacity", "csistoragecapacities").by(listed::CSI_STORAGE_CAPACITY),
         storage("StorageClass", "storageclasses").short(&["sc"]).cluster().by(listed::STORAGE_CLASS),
-        storage("VolumeAttachment", "volumeattachments").cluster().status().by(listed::VOLUME_ATTACHMENT),
+        storage("VolumeAttachment", "volumeattachments")
+            .cluster()
+            .status()
+            .status_keeps(METADATA)
+            .by(listed::VOLUME_ATTACHMENT),
         storage("VolumeAttributesClass", "volumeattributesclasses")
             .short(&["vac"])
             .cluster()
@@ -316,6 +329,7 @@ fn extension() -> Vec<Row> {
         admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").by(listed::WEBHOOKS),
         admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
             .status()
+            .status_keeps(METADATA)
             .by(listed::VALIDATING_POLICY),
         admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
             .by(listed::POLICY_BINDING),
@@ -338,7 +352,13 @@ fn extension() -> Vec<Row> {
 }
 
 fn other() -> Vec<Row> {
-    let flow = |k, p| kind("flowcontrol.apiserver.k8s.io", "v1", k, p).cluster().generation().status();
+    let flow = |k, p| {
+        kind("flowcontrol.apiserver.k8s.io", "v1", k, p)
+            .cluster()
+            .generation()
+            .status()
+            .status_keeps(METADATA)
+    };
     let resource = |k, p| kind("resource.k8s.io", "v1", k, p);
     vec![
         kind("coordination.k8s.io", "v1", "Lease", "leases").by(plain::Lease),
@@ -350,9 +370,9 @@ fn other() -> Vec<Row> {
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),
         resource("DeviceClass", "deviceclasses").cluster().generation().by(listed::AGED),
-        resource("ResourceClaim", "resourceclaims").status(),
+        resource("ResourceClaim", "resourceclaims").status().status_keeps(METADATA),
         resource("ResourceClaimTemplate", "resourceclaimtemplates").by(listed::AGED),
-        resource("ResourceSlice", "resourceslices").cluster().generation().by(listed::AGED),
+        resource("ResourceSlice", "resourceslices").cluster().generation().by(listed::RESOURCE_SLICE),
         kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
             .short(&["pc"])
             .cluster()

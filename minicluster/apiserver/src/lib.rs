@@ -43,6 +43,7 @@ pub mod validate;
 pub mod view;
 pub mod watch;
 pub mod write;
+mod yaml;
 
 pub use api::{Api, Config, SetupError};
 pub use authn::Identity;

@@ -5,7 +5,10 @@
 
 use minicluster_store::{Entry, Payload};
 use serde_json::{Map, Value};
-use windlass_crd::selector::{FieldSelector, LabelSelector};
+use windlass_crd::{
+    selector::{FieldSelector, LabelSelector},
+    structural,
+};
 
 use crate::registry::Resource;
 
@@ -143,12 +146,16 @@ pub fn decode(resource: &Resource, bytes: &[u8]) -> Value {
 /// Converts a decoded object from its storage version into the version of `resource`.
 pub fn to_version(resource: &Resource, obj: &mut Value) {
     let wanted = resource.api_version();
-    if obj.get("apiVersion").and_then(Value::as_str) == Some(wanted.as_str()) {
-        return;
+    if obj.get("apiVersion").and_then(Value::as_str) != Some(wanted.as_str()) {
+        match &resource.convert {
+            Some(convert) => convert(obj, &wanted),
+            None => set(obj, &["apiVersion"], wanted),
+        }
     }
-    match &resource.convert {
-        Some(convert) => convert(obj, &wanted),
-        None => set(obj, &["apiVersion"], wanted),
+    if resource.custom.as_ref().is_some_and(|custom| custom.evolved) {
+        let schema = resource.schema();
+        structural::prune(obj, &schema);
+        structural::default(obj, &schema);
     }
 }
 

@@ -142,6 +142,6 @@ fn row(resource: &Resource) -> Row {
             })
             .collect(),
         schema: resource.schema(),
-        custom: resource.custom.is_some(),
+        custom: resource.custom.as_ref().map(|custom| custom.schema.clone()),
     }
 }

@@ -101,7 +101,7 @@ pub fn get(cx: &Context) -> ApiResult<Response<Body>> {
 /// None today; the signature leaves room for conversion.
 pub fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
     match form {
-        Form::Object if cx.resource.is_storage_version() => {
+        Form::Object if cx.resource.is_served_as_stored() => {
             let mut bytes = Vec::with_capacity(entry.value.len() + 1);
             bytes.extend_from_slice(&entry.value);
             bytes.push(b'\n');
@@ -323,7 +323,7 @@ pub fn list(cx: &Context) -> ApiResult<Response<Body>> {
     }
     let resource = &cx.resource;
     match form {
-        Form::Object if resource.is_storage_version() => {
+        Form::Object if resource.is_served_as_stored() => {
             let head = format!(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
                 resource.list_kind,
@@ -429,7 +429,7 @@ pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
 /// One object in the representation of a watch.
 pub(crate) fn watch_object(cx: &Context, form: Form, bytes: Bytes, first: bool) -> Bytes {
     match form {
-        Form::Object | Form::Yaml if cx.resource.is_storage_version() => bytes,
+        Form::Object | Form::Yaml if cx.resource.is_served_as_stored() => bytes,
         Form::Metadata => {
             let mut out = metadata_only(&bytes);
             out.pop();

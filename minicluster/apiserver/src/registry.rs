@@ -81,6 +81,9 @@ pub struct ScalePaths {
 /// How an object is turned from one version of its kind into another, in place.
 pub type Convert = Arc<dyn Fn(&mut Value, &str) + Send + Sync>;
 
+/// What clients may change of an object's metadata.
+pub const METADATA: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
+
 /// One row: a kind in one version.
 pub struct Resource {
     /// The API group, empty for the core group.
@@ -113,6 +116,8 @@ pub struct Resource {
     pub convert: Option<Convert>,
     /// True when `metadata.generation` counts changes outside metadata and status.
     pub generation: bool,
+    /// The metadata that a write of the status leaves alone.
+    pub status_keeps: &'static [&'static str],
     /// Its behaviour.
     pub strategy: Arc<dyn Strategy>,
     /// For a custom kind, its schema, scale paths and the definition's uid.
@@ -127,6 +132,10 @@ pub struct Custom {
     pub uid: String,
     /// Changes whenever the definition's spec does.
     pub fingerprint: String,
+    /// Its `openAPIV3Schema` as the definition has it.
+    pub schema: Arc<Value>,
+    /// True when the definition is no longer the one it was created as.
+    pub evolved: bool,
     /// Where the scale subresource looks.
     pub scale: Option<ScalePaths>,
     /// JSON paths without the leading dot that field selectors may name.
@@ -205,6 +214,13 @@ impl Resource {
     /// True when objects are stored in exactly this version, so that stored bytes are served as they are.
     pub fn is_storage_version(&self) -> bool {
         self.storage_version == self.api_version()
+    }
+
+    /// True when stored bytes can be shown as they are.
+    ///
+    /// A definition that changed since may have got other fields and other defaults than its objects were stored with.
+    pub fn is_served_as_stored(&self) -> bool {
+        self.is_storage_version() && self.custom.as_ref().is_none_or(|custom| !custom.evolved)
     }
 
     /// The schema of its objects.

@@ -94,6 +94,9 @@ pub enum Part {
     Server,
 }
 
+/// A field that field selectors may name, and how it is read.
+pub type Field = (&'static str, fn(&Value) -> String);
+
 /// The behaviour of one kind beyond what all kinds share.
 ///
 /// All functions are pure: object in, object or complaints out. `name` and `namespace` are set and valid when they are
@@ -136,7 +139,7 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     /// The selectable fields besides `metadata.name` and `metadata.namespace`, with the text that a selector compares.
-    fn fields(&self) -> &'static [(&'static str, fn(&Value) -> String)] {
+    fn fields(&self) -> &'static [Field] {
         &[]
     }
 

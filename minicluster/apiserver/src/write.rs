@@ -22,6 +22,7 @@ use crate::{
     crds, decode, delete,
     object::{self, is_deleting},
     read,
+    registry::METADATA,
     status::{ApiError, ApiResult, Cause},
     strategy::Part,
     validate,
@@ -158,7 +159,11 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     admission::mutate(cx, Operation::Create, &mut obj, None).await?;
     fill_defaults(cx, &mut obj);
     if resource.has("status") {
-        object::remove(&mut obj, &["status"]);
+        match resource.custom {
+            // A typed status is never absent, only empty.
+            None => object::set(&mut obj, &["status"], json!({})),
+            Some(_) => drop(object::remove(&mut obj, &["status"])),
+        }
     }
     if resource.generation || resource.custom.is_some() {
         object::set(&mut obj, &["metadata", "generation"], 1);
@@ -513,7 +518,7 @@ async fn modify_once(
     resource.strategy.prepare_update(part, &mut obj, old);
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
-    bump_generation(cx, &mut obj, old);
+    bump_generation(cx, part, &mut obj, old);
     crds::settle_written(cx, &mut obj);
     if tracks {
         if obj.pointer("/metadata/managedFields").is_none()
@@ -587,16 +592,14 @@ fn keep_identity(obj: &mut Value, old: &Value) {
     object::meta(obj).remove("selfLink");
 }
 
-/// A status write changes the status, and of the metadata what the node and its kubelet keep there.
+/// A status write changes the status, and of the metadata what the kind allows.
 fn keep_all_but_status(cx: &Context, obj: &mut Value, old: &Value) {
     let status = obj.get("status").cloned();
     let mut meta = object::meta(obj).clone();
     let mut base = old.clone();
-    let labels_may_change = cx.resource.group.is_empty();
-    for key in ["managedFields", "resourceVersion"]
-        .iter()
-        .chain(labels_may_change.then_some(&["labels", "annotations"]).into_iter().flatten())
-    {
+    let kept = cx.resource.status_keeps;
+    let free = METADATA.iter().filter(|key| !kept.contains(key));
+    for key in ["managedFields", "resourceVersion"].iter().chain(free) {
         match meta.remove(*key) {
             Some(value) => object::set(&mut base, &["metadata", key], value),
             None => {
@@ -613,7 +616,8 @@ fn keep_all_but_status(cx: &Context, obj: &mut Value, old: &Value) {
     *obj = base;
 }
 
-fn bump_generation(cx: &Context, obj: &mut Value, old: &Value) {
+/// Counts what clients ask for; what the server itself enters, like a pod's node, is not counted.
+fn bump_generation(cx: &Context, part: Part, obj: &mut Value, old: &Value) {
     if !cx.resource.generation && cx.resource.custom.is_none() {
         return;
     }
@@ -628,7 +632,7 @@ fn bump_generation(cx: &Context, obj: &mut Value, old: &Value) {
         new.keys().chain(old.keys()).any(differs)
     };
     let deletion_begins = is_deleting(obj) && !is_deleting(old);
-    if changed || deletion_begins {
+    if (changed && part != Part::Server) || deletion_begins {
         let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
         object::set(obj, &["metadata", "generation"], generation);
     }

@@ -133,7 +133,7 @@ async fn route(kubelet: &Handle, request: Request<Incoming>, path: &str) -> Resp
     match parts.as_slice() {
         ["healthz"] | ["healthz", "ping" | "log" | "syncloop"] if read => text(StatusCode::OK, "ok"),
         ["containerLogs", namespace, pod, container] if read => {
-            logs::serve(kubelet, namespace, pod, container, request.uri().query().unwrap_or_default()).await
+            logs::serve(kubelet, request, namespace, pod, container).await
         }
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
             streams::exec(kubelet, request, namespace, pod, container).await

@@ -13,6 +13,7 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const TOLERATION_SECONDS: i64 = 300;
 const CLASSES: &str = "/registry/priorityclasses/";
+const RUNTIME_CLASSES: &str = "/registry/runtimeclasses/";
 
 /// Turns the pod's priority class, or the default one, into a number.
 pub(super) fn priority(cx: &Context, pod: &mut Value) -> ApiResult<()> {
@@ -62,6 +63,59 @@ fn default_class(cx: &Context) -> Option<Value> {
         .map(|(_, class)| class)
         .filter(|c| c.get("globalDefault").and_then(Value::as_bool) == Some(true))
         .min_by_key(|c| object::number(c, &["value"]))
+}
+
+/// Adds what the pod's runtime class costs and where it runs. Source: `plugin/pkg/admission/runtimeclass`.
+pub(super) fn runtime_class(cx: &Context, pod: &mut Value) -> ApiResult<()> {
+    let name = object::text(pod, &["spec", "runtimeClassName"]).to_owned();
+    let refuse = |pod: &Value, why: String| Err(ApiError::forbidden(&cx.resource, object::name(pod), why));
+    let given =
+        object::at(pod, &["spec", "overhead"]).filter(|o| o.as_object().is_some_and(|o| !o.is_empty()));
+    if name.is_empty() {
+        return match given {
+            None => Ok(()),
+            Some(_) => refuse(
+                pod,
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead".into(),
+            ),
+        };
+    }
+    let entry = cx.api.store.get(&format!("{RUNTIME_CLASSES}{name}"));
+    let Some(class) = entry.and_then(|e| serde_json::from_slice::<Value>(&e.value).ok()) else {
+        return refuse(pod, format!("pod rejected: RuntimeClass \"{name}\" not found"));
+    };
+    let overhead = object::at(&class, &["overhead", "podFixed"]);
+    if given.is_some() && given != overhead {
+        return refuse(
+            pod,
+            "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead".into(),
+        );
+    }
+    if let Some(overhead) = overhead {
+        object::set(pod, &["spec", "overhead"], overhead.clone());
+    }
+    for (key, value) in
+        object::at(&class, &["scheduling", "nodeSelector"]).and_then(Value::as_object).into_iter().flatten()
+    {
+        let own = object::text(pod, &["spec", "nodeSelector", key]);
+        if !own.is_empty() && own != value {
+            return refuse(
+                pod,
+                format!(
+                    "pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {own}",
+                    value.as_str().unwrap_or_default()
+                ),
+            );
+        }
+        object::set(pod, &["spec", "nodeSelector", key], value.clone());
+    }
+    let mut tolerations = object::list(pod, &["spec", "tolerations"]).to_vec();
+    let more = object::list(&class, &["scheduling", "tolerations"]);
+    if !more.is_empty() {
+        tolerations.extend(more.iter().filter(|t| !tolerations.contains(t)).cloned().collect::<Vec<_>>());
+        object::set(pod, &["spec", "tolerations"], tolerations);
+    }
+    Ok(())
 }
 
 /// Lets a pod stay five minutes on a node that is lost, unless it says otherwise.

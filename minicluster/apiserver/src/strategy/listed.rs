@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use windlass_crd::{field::ErrorList, quantity::Quantity};
 
-use super::{Column, Strategy, checks, columns, storage};
+use super::{Column, Field, Strategy, checks, columns, storage};
 use crate::{object, table};
 
 /// A kind as a few functions.
@@ -15,6 +15,8 @@ pub(crate) struct Listed {
     validate: fn(&Value) -> ErrorList,
     update: fn(&Value, &Value) -> ErrorList,
     on_create: fn(&mut Value),
+    fields: &'static [Field],
+    name: fn(&str) -> Result<(), String>,
 }
 
 impl Listed {
@@ -26,6 +28,8 @@ impl Listed {
             validate: |_| ErrorList::new(),
             update: |_, _| ErrorList::new(),
             on_create: |_| {},
+            fields: &[],
+            name: windlass_crd::name::dns1123_subdomain,
         }
     }
 
@@ -44,12 +48,30 @@ impl Listed {
         Self { update, ..self }
     }
 
+    /// With these fields for field selectors.
+    const fn selects(self, fields: &'static [Field]) -> Self {
+        Self { fields, ..self }
+    }
+
+    /// With names that pass this.
+    const fn named(self, name: fn(&str) -> Result<(), String>) -> Self {
+        Self { name, ..self }
+    }
+
     const fn begins(self, on_create: fn(&mut Value)) -> Self {
         Self { on_create, ..self }
     }
 }
 
 impl Strategy for Listed {
+    fn fields(&self) -> &'static [Field] {
+        self.fields
+    }
+
+    fn check_name(&self, name: &str) -> Result<(), String> {
+        (self.name)(name)
+    }
+
     fn default(&self, obj: &mut Value) {
         (self.default)(obj);
     }
@@ -181,6 +203,11 @@ pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
         format!("{}/{}", dotted.join("."), rest.join("/"))
     };
     vec![columns::made("ParentRef", parent), columns::age()]
+})
+.named(|name| match name.parse::<std::net::IpAddr>() {
+    Ok(address) if address.to_string() == name => Ok(()),
+    Ok(address) => Err(format!("must be in canonical form (\"{address}\")")),
+    Err(_) => Err("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()),
 });
 
 /// ServiceCIDR.
@@ -392,7 +419,8 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
         columns::made("Condition", condition),
     ]
 })
-.checks(checks::signing_request);
+.checks(checks::signing_request)
+.selects(&[("spec.signerName", |o| object::text(o, &["spec", "signerName"]).to_owned())]);
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 pub(crate) const WEBHOOKS: Listed =
@@ -495,6 +523,20 @@ fn or_none_number(name: &str, path: &'static [&'static str]) -> Column {
 
 /// PodTemplate's and other kinds' columns beside the age come from their own strategies; these have the age alone.
 pub(crate) const AGED: Listed = Listed::new(|| vec![columns::age()]);
+
+/// ResourceSlice.
+pub(crate) const RESOURCE_SLICE: Listed = Listed::new(|| {
+    vec![
+        columns::text("Node", &["spec", "nodeName"]),
+        columns::text("Driver", &["spec", "driver"]),
+        columns::text("Pool", &["spec", "pool", "name"]),
+        columns::age(),
+    ]
+})
+.selects(&[
+    ("spec.nodeName", |o| object::text(o, &["spec", "nodeName"]).to_owned()),
+    ("spec.driver", |o| object::text(o, &["spec", "driver"]).to_owned()),
+]);
 
 #[cfg(test)]
 mod tests {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 use windlass::clock;
 
-use super::{Body, stream, text};
+use super::{Body, stream, streams, text};
 use crate::files::Changes;
 use crate::kubelet::Handle;
 use crate::logs::{Options, Shaper, tail_offset};
@@ -30,24 +31,41 @@ const TAIL_WINDOW: u64 = 16 << 20;
 /// While following, how often it is checked that the container still runs.
 const CHECK: Duration = Duration::from_secs(1);
 
+/// Answers with the log as a body, or as messages where the client speaks WebSocket.
 pub(super) async fn serve(
+    kubelet: &Handle,
+    request: Request<Incoming>,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Response<Body> {
+    let query = request.uri().query().unwrap_or_default();
+    let chunks = match open(kubelet, namespace, pod, container, query).await {
+        Ok(chunks) => chunks,
+        Err((status, message)) => return text(status, message),
+    };
+    if streams::wants_websocket(request.headers()) {
+        return streams::messages(request, chunks);
+    }
+    let mut reply = Response::new(stream(chunks));
+    let plain = http::HeaderValue::from_static("text/plain");
+    reply.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    reply
+}
+
+async fn open(
     kubelet: &Handle,
     namespace: &str,
     pod: &str,
     container: &str,
     query: &str,
-) -> Response<Body> {
-    let options = match Options::parse(query, clock::now()) {
-        Ok(options) => options,
-        Err(message) => return text(StatusCode::BAD_REQUEST, message),
-    };
-    let Some(cell) = kubelet.find(namespace, pod) else {
-        return text(StatusCode::NOT_FOUND, format!("pod \"{pod}\" does not exist"));
-    };
-    let chosen = match choose(&cell, pod, container, options.previous) {
-        Ok(chosen) => chosen,
-        Err(message) => return text(StatusCode::BAD_REQUEST, message),
-    };
+) -> Result<mpsc::Receiver<Bytes>, (StatusCode, String)> {
+    let bad = |message| (StatusCode::BAD_REQUEST, message);
+    let options = Options::parse(query, clock::now()).map_err(bad)?;
+    let cell = kubelet
+        .find(namespace, pod)
+        .ok_or_else(|| (StatusCode::NOT_FOUND, format!("pod \"{pod}\" does not exist")))?;
+    let chosen = choose(&cell, pod, container, options.previous).map_err(bad)?;
     let (send, receive) = mpsc::channel(QUEUE);
     let in_memory = kubelet.shared.runtime.log(&chosen.id).await;
     tokio::spawn(async move {
@@ -60,10 +78,7 @@ pub(super) async fn serve(
             tracing::debug!(%error, path = chosen.log_path, "a log ended early");
         }
     });
-    let mut reply = Response::new(stream(receive));
-    let plain = http::HeaderValue::from_static("text/plain");
-    reply.headers_mut().insert(http::header::CONTENT_TYPE, plain);
-    reply
+    Ok(receive)
 }
 
 /// The instance whose log is meant.

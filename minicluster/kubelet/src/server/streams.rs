@@ -6,6 +6,8 @@
 
 use std::io;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Empty;
@@ -14,7 +16,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use super::spdy::{self, Frame, Writer};
 use super::websocket::{self, Message};
@@ -22,6 +24,9 @@ use super::{Body, full, text};
 use crate::kubelet::Handle;
 use crate::runtime::{ContainerState, RuntimeError, Streams};
 
+/// What a log is read with.
+const BINARY: &str = "binary.k8s.io";
+const BASE64: &str = "base64.binary.k8s.io";
 const V5: &str = "v5.channel.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// What is spoken to the runtime when a terminal is translated.
@@ -189,6 +194,27 @@ async fn terminal(
     })
 }
 
+/// The client asks for WebSocket.
+pub(super) fn wants_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
+}
+
+/// Sends chunks as messages until they end: binary ones, or text in base64 where the client asks for that.
+pub(super) fn messages(request: Request<Incoming>, mut chunks: mpsc::Receiver<Bytes>) -> Response<Body> {
+    let protocol = [BINARY, BASE64].into_iter().find(|protocol| offers(request.headers(), protocol));
+    let encoded = protocol == Some(BASE64);
+    switch(request, protocol.unwrap_or_default(), move |mut client| async move {
+        while let Some(chunk) = chunks.recv().await {
+            if encoded {
+                websocket::write_text(&mut client, &STANDARD.encode(chunk)).await?;
+            } else {
+                websocket::write(&mut client, &[&chunk]).await?;
+            }
+        }
+        websocket::close(&mut client).await
+    })
+}
+
 /// Answers a WebSocket handshake and goes on with the connection aside.
 fn switch<F, W>(mut request: Request<Incoming>, protocol: &'static str, work: W) -> Response<Body>
 where
@@ -211,7 +237,9 @@ where
     let headers = reply.headers_mut();
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if !protocol.is_empty() {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
     if let Ok(accept) = HeaderValue::try_from(accept) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }

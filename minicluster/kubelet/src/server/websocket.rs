@@ -89,6 +89,12 @@ pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), parts: &[&[u8]
     stream.flush().await
 }
 
+/// Sends a text message.
+pub(super) async fn write_text(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
+    stream.write_all(&frame(1, &[text.as_bytes()])).await?;
+    stream.flush().await
+}
+
 /// Answers a ping.
 pub(super) async fn pong(stream: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> io::Result<()> {
     stream.write_all(&frame(10, &[data])).await?;
