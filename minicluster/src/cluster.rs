@@ -100,11 +100,11 @@ fn bind_hint(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 /// [`ClusterError`], before anything is left running.
-pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), ClusterError> {
+pub async fn up(mut options: UpOptions, stop: CancellationToken) -> Result<(), ClusterError> {
     options.check().map_err(ClusterError::Options)?;
     let mut tasks = JoinSet::new();
     let front = match options.components.has(Component::Apiserver) {
-        true => Some(start_apiserver(&options, &stop, &mut tasks).await?),
+        true => Some(start_apiserver(&mut options, &stop, &mut tasks).await?),
         false => None,
     };
     let door = Door { front: front.clone(), kubeconfig: options.kubeconfig.clone() };
@@ -194,13 +194,14 @@ pub(crate) async fn read_kubeconfig(path: &Path) -> Result<kube::Config, kube::c
 }
 
 async fn start_apiserver(
-    options: &UpOptions,
+    options: &mut UpOptions,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<Front, ClusterError> {
     let address = SocketAddr::new(options.bind, options.secure_port);
-    let listener =
-        TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })?;
+    let failed = |source| ClusterError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    options.secure_port = listener.local_addr().map_err(failed)?.port();
     let store = match options.store {
         StoreKind::Memory => Store::memory(),
         StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,

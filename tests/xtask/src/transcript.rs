@@ -125,7 +125,7 @@ fn commands(block: &[(usize, &str)]) -> anyhow::Result<Vec<Command>> {
         }
     }
     for command in &mut commands {
-        while command.expected.last().is_some_and(String::is_empty) {
+        while command.expected.last().is_some_and(|line| line.trim().is_empty()) {
             command.expected.pop();
         }
     }
