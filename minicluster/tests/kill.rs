@@ -221,6 +221,9 @@ async fn what_was_acknowledged_survives_kill_9() {
         last = last.max(acknowledged.unwrap_or(0)).max(mirror.revision);
         assert!(revision >= last, "kill {kill}: revision {last} was acknowledged, {revision} is there");
         last = revision;
+        if kill == 0 {
+            (mirror.objects, mirror.revision) = (present.clone(), revision);
+        }
         writers.iter_mut().for_each(|writer| writer.check(&present));
         // Where the watch may go on, it has to tell everything that happened since.
         let caught_up = timeout(PATIENCE, mirror.follow(&configmaps, Some(&present))).await;
