@@ -4,6 +4,7 @@
 //! container may notice; then the transcripts in `tests/e2e`, each in a Kubernetes namespace and a folder of its own.
 
 use std::{
+    borrow::Cow,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -35,6 +36,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     host::prepare()?;
+    let transcripts = transcripts(options.filter.as_deref().unwrap_or_default())?;
     let binary = build(false)?;
     let mut cluster = Cluster::start(&binary, true)?;
     let whole = options.filter.is_none();
@@ -43,16 +45,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     } else {
         demo::import_image(&cluster)?;
     }
-    let wanted = |path: &PathBuf| options.filter.as_ref().is_none_or(|f| path.to_string_lossy().contains(f));
     let mut failures = Vec::new();
     for signal in ["-TERM", "-KILL"].iter().filter(|_| whole) {
         failures.extend(restart(&mut cluster, signal).err().map(|error| format!("{error:#}")));
     }
-    for path in transcripts()?.iter().filter(|p| wanted(p)) {
+    for path in &transcripts {
         let since = now();
         let result = play(&cluster, path, options.bless);
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        println!("{:>20}  {:4.1} s", name, now().duration_since(since).as_secs_f64());
+        println!("{:>20}  {:4.1} s", name(path), now().duration_since(since).as_secs_f64());
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
     cluster.stop()?;
@@ -60,14 +60,19 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn transcripts() -> anyhow::Result<Vec<PathBuf>> {
+/// The transcripts with `filter` in their names.
+fn transcripts(filter: &str) -> anyhow::Result<Vec<PathBuf>> {
     let dir = host::root().join("tests/e2e");
     let entries = fs::read_dir(&dir).with_context(|| dir.display().to_string())?;
-    let mut all: Vec<PathBuf> =
-        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "md")).collect();
+    let wanted = |path: &PathBuf| path.extension().is_some_and(|e| e == "md") && name(path).contains(filter);
+    let mut all: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(wanted).collect();
     all.sort();
-    ensure!(!all.is_empty(), "there are no transcripts in {}", dir.display());
+    ensure!(!all.is_empty(), "no transcript in {} has {filter:?} in its name", dir.display());
     Ok(all)
+}
+
+fn name(path: &Path) -> Cow<'_, str> {
+    path.file_stem().unwrap_or_default().to_string_lossy()
 }
 
 /// Where a transcript is typed: a folder, and a Kubernetes namespace that is the default one there.
@@ -122,7 +127,7 @@ impl<'a> Stage<'a> {
 }
 
 fn play(cluster: &Cluster, path: &Path, bless: bool) -> anyhow::Result<()> {
-    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    let name = name(path);
     let stage = Stage::set(cluster, &name)?;
     let mut shift = 0;
     for step in transcript::read(path)? {
