@@ -19,7 +19,7 @@ use std::{
 use kube::Client;
 use minicluster_apiserver::{
     Api, Config, Identity, InProcess, bootstrap,
-    server::{self, Tls},
+    server::{self, Listener, Tls},
 };
 use minicluster_store::Store;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -199,9 +199,13 @@ async fn start_apiserver(
     tasks: &mut JoinSet<()>,
 ) -> Result<Front, ClusterError> {
     let address = SocketAddr::new(options.bind, options.secure_port);
-    let failed = |source| ClusterError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    options.secure_port = listener.local_addr().map_err(failed)?.port();
+    let listener = listen(address).await?;
+    options.secure_port =
+        listener.local_addr().map_err(|source| ClusterError::Listen { address, source })?.port();
+    let mut listeners = vec![Listener::open(listener)];
+    if let Some(listener) = listener_for_pods(options).await? {
+        listeners.push(listener);
+    }
     let store = match options.store {
         StoreKind::Memory => Store::memory(),
         StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
@@ -211,13 +215,16 @@ async fn start_apiserver(
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
 
     let tls = server_tls(&pki, options, &api)?;
-    let (serving, stopping) = (Arc::clone(&api), stop.clone());
-    tasks.spawn(async move {
-        let served = server::serve(serving, listener, tls, stopping.cancelled_owned(), DRAIN_TIMEOUT).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the API server stopped listening");
-        }
-    });
+    for listener in listeners {
+        let (serving, stopping, tls) = (Arc::clone(&api), stop.clone(), tls.clone());
+        tasks.spawn(async move {
+            let served =
+                server::serve(serving, listener, tls, stopping.cancelled_owned(), DRAIN_TIMEOUT).await;
+            if let Err(error) = served {
+                tracing::error!(%error, "the API server stopped listening");
+            }
+        });
+    }
     let (maintained, stopping) = (Arc::clone(&api), stop.clone());
     tasks.spawn(async move {
         tokio::select! { () = maintained.maintain() => {}, () = stopping.cancelled() => {} }
@@ -226,6 +233,26 @@ async fn start_apiserver(
     let path = kubeconfig_path(options);
     pki::write_private(&path, &kubeconfig::render(&pki, &server_url(options), "kubernetes-admin", &admin))?;
     Ok(Front { api, pki })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ClusterError> {
+    TcpListener::bind(address).await.map_err(|source| ClusterError::Listen { address, source })
+}
+
+/// Pods reach the API at the node's address, which a server bound to loopback does not have. The second door is for
+/// them alone: whoever comes from outside the host finds it shut.
+async fn listener_for_pods(options: &UpOptions) -> Result<Option<Listener>, ClusterError> {
+    let inside = advertised(options);
+    let node = [Component::Kubelet, Component::Proxy].iter().any(|part| options.components.has(*part));
+    if !node || options.bind.is_unspecified() || inside == options.bind {
+        return Ok(None);
+    }
+    let socket = listen(SocketAddr::new(inside, options.secure_port)).await?;
+    let pods = options.cluster_cidr;
+    let admits = move |peer: IpAddr| {
+        peer == inside || peer.is_loopback() || matches!(peer, IpAddr::V4(peer) if pods.contains(&peer))
+    };
+    Ok(Some(Listener { socket, admits: Box::new(admits) }))
 }
 
 /// An API server over a store, with the cluster's certificates.

@@ -347,8 +347,12 @@ fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-const API_VERSION: &str = "The version of the schema that this object is written in, `group/version`.";
-const KIND: &str = "The kind of this object.";
+const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should \
+     convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: \
+     https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
+const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may infer \
+     this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: \
+     https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";
 
 /// Custom schemas seldom describe the fields that every object has.
 pub(super) fn put_standard_text(value: &mut Value, field: &str) {

@@ -7,6 +7,7 @@ mod namespace;
 mod node;
 mod pod;
 mod service_account;
+mod webhook;
 
 use serde_json::Value;
 
@@ -21,12 +22,16 @@ pub enum Operation {
     Update,
     /// It ends.
     Delete,
+    /// Somebody connects to it: a terminal, a proxy.
+    Connect,
 }
+
+pub use webhook::Webhooks;
 
 /// Lets the plugins change an object.
 ///
 /// # Errors
-/// 403, 404 or 422 when a plugin refuses.
+/// 403, 404 or 422 when a plugin refuses; what a webhook says.
 pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<()> {
     if op == Operation::Create {
         namespace::exists_and_lives(cx)?;
@@ -42,8 +47,7 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     if cx.resource.group.is_empty() && cx.resource.plural == "nodes" && op == Operation::Create {
         node::taint_not_ready(obj);
     }
-    let _ = old;
-    Ok(())
+    webhook::mutate(cx, op, obj, old).await
 }
 
 /// Lets the plugins judge the final object; a deletion shows only the old one.
@@ -59,7 +63,8 @@ pub async fn validate(
     if op == Operation::Delete {
         namespace::may_be_deleted(cx)?;
     }
-    node::restrict(cx, op, obj, old)
+    node::restrict(cx, op, obj, old)?;
+    webhook::validate(cx, op, obj, old).await
 }
 
 fn is_pod(cx: &Context) -> bool {

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    admission::Webhooks,
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
@@ -69,6 +70,8 @@ pub struct Api {
     pub discovery: Discovery,
     /// OpenAPI documents.
     pub documents: Mutex<Documents>,
+    /// The webhooks that admission asks.
+    pub webhooks: Webhooks,
     /// Counters.
     pub metrics: Metrics,
     /// The way to the kubelets.
@@ -102,6 +105,7 @@ impl Api {
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),
+            webhooks: Webhooks::new(&store),
             metrics: Metrics::default(),
             nodes: NodeClient::new(config.kubelet_tls.clone()),
             store,

@@ -2,7 +2,12 @@
 //!
 //! An accept loop of our own keeps the client's certificate with its connection, which server frameworks hide.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
@@ -67,13 +72,28 @@ impl Tls {
     }
 }
 
+/// Where connections come from.
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Who may connect; others are hung up on before a byte is read.
+    pub admits: Box<dyn Fn(IpAddr) -> bool + Send>,
+}
+
+impl Listener {
+    /// A socket that is open to everybody who reaches it.
+    pub fn open(socket: TcpListener) -> Self {
+        Self { socket, admits: Box::new(|_| true) }
+    }
+}
+
 /// Serves until `shutdown` resolves, then lets requests in flight end for at most `grace`.
 ///
 /// # Errors
 /// When the listener fails for good.
 pub async fn serve(
     api: Arc<Api>,
-    listener: TcpListener,
+    listener: Listener,
     tls: ServerConfig,
     shutdown: impl Future<Output = ()> + Send,
     grace: Duration,
@@ -85,10 +105,13 @@ pub async fn serve(
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.socket.accept() => accepted,
             () = &mut shutdown => break,
         };
         match accepted {
+            Ok((_, peer)) if !(listener.admits)(peer.ip().to_canonical()) => {
+                tracing::debug!(%peer, "a connection from outside the cluster");
+            }
             Ok((stream, peer)) => {
                 let (api, acceptor, watcher) = (Arc::clone(&api), acceptor.clone(), graceful.watcher());
                 tokio::spawn(async move {

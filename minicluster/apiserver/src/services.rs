@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use windlass_crd::field::{self, Error};
 
 use crate::{
+    api::Api,
     context::Context,
     object,
     status::{ApiError, ApiResult},
@@ -304,4 +305,45 @@ fn given_up(new: &Value, old: &Value) -> Option<Value> {
         .collect();
     gone["spec"]["ports"] = ports.into();
     Some(gone)
+}
+
+/// One ready endpoint of a Service port, chosen at random.
+pub(crate) fn endpoint(api: &Api, namespace: &str, service: &str, port_name: &str) -> Option<(String, u16)> {
+    let snapshot = api.store.snapshot();
+    let prefix = format!("/registry/endpointslices/{namespace}/");
+    let mut all = Vec::new();
+    for (_, slice) in view::objects(&snapshot, &prefix) {
+        let owner =
+            object::at(&slice, &["metadata", "labels"]).and_then(|l| l.get("kubernetes.io/service-name"));
+        if owner.and_then(Value::as_str) != Some(service) {
+            continue;
+        }
+        let port = object::list(&slice, &["ports"]).iter().find(|p| object::text(p, &["name"]) == port_name);
+        let port = port.and_then(|p| object::number(p, &["port"]));
+        let Some(port) = port.and_then(|p| u16::try_from(p).ok()) else { continue };
+        for endpoint in object::list(&slice, &["endpoints"]) {
+            let ready =
+                object::at(endpoint, &["conditions", "ready"]).and_then(Value::as_bool) != Some(false);
+            let address = object::list(endpoint, &["addresses"]).first().and_then(Value::as_str);
+            if let (true, Some(address)) = (ready, address) {
+                all.push((address.to_owned(), port));
+            }
+        }
+    }
+    let chosen = api.random(all.len() as u64) as usize;
+    all.into_iter().nth(chosen)
+}
+
+/// Where a Service port given by its number leads: a ready endpoint.
+pub(crate) fn endpoint_of_port(
+    api: &Api,
+    namespace: &str,
+    service: &str,
+    port: i64,
+) -> Option<(String, u16)> {
+    let entry = api.store.get(&format!("{PREFIX}{namespace}/{service}"))?;
+    let obj: Value = serde_json::from_slice(&entry.value).ok()?;
+    let ports = object::list(&obj, &["spec", "ports"]);
+    let port = ports.iter().find(|p| object::number(p, &["port"]) == Some(port))?;
+    endpoint(api, namespace, service, object::text(port, &["name"]))
 }

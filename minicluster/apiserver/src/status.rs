@@ -2,6 +2,8 @@
 //!
 //! Source: `k8s.io/apimachinery/pkg/api/errors`.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use windlass_crd::field;
 
@@ -19,7 +21,7 @@ pub struct ApiError {
     /// One sentence for people.
     pub message: String,
     /// One word for programs.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// More for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub details: Option<Box<Details>>,
@@ -73,14 +75,14 @@ pub struct Cause {
 pub type ApiResult<T> = Result<T, ApiError>;
 
 impl ApiError {
-    fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             kind: "Status",
             api_version: "v1",
             metadata: ListMeta::default(),
             status: "Failure",
             message: message.into(),
-            reason,
+            reason: reason.into(),
             details: None,
             code,
         }
@@ -113,6 +115,11 @@ impl ApiError {
     /// 400: the request makes no sense.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "BadRequest", message)
+    }
+
+    /// What a webhook says.
+    pub fn by_webhook(code: u16, reason: String, message: String) -> Self {
+        Self::new(code, reason, message)
     }
 
     /// 401: nobody knows who is asking.

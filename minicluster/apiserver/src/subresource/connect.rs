@@ -1,22 +1,29 @@
 //! Connections through the server: to a kubelet for logs and terminals, to a pod, Service or node for `proxy`.
 
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::parent;
+use super::{links::Page, parent};
 use crate::{
+    admission::{self, Operation},
     body::{self, Body},
     context::Context,
     nodes::{self, Io, NodeClient},
-    object,
+    object, services,
     status::{ApiError, ApiResult},
-    view,
 };
 
+/// The largest page whose links are rewritten, bytes.
+const PAGE_MAX: usize = 16 << 20;
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'/').remove(b':');
 
 pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Response<Body>> {
+    // Reading a log is a GET like others; the rest connects, and admission has a say.
+    if cx.info.subresource != "log" {
+        admission::validate(cx, Operation::Connect, Some(&options(cx)), None).await?;
+    }
     match (cx.resource.plural.as_ref(), cx.info.subresource.as_str()) {
         ("pods", "proxy") => pod_proxy(cx, request).await,
         ("services", "proxy") => service_proxy(cx, request).await,
@@ -24,6 +31,28 @@ pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Re
         ("pods", sub) => kubelet(cx, sub, request).await,
         _ => Err(ApiError::no_such_resource()),
     }
+}
+
+/// What is asked for, as the object that admission sees: `PodExecOptions` and the like.
+fn options(cx: &Context) -> Value {
+    let sub = cx.resource.subresources.iter().find(|sub| sub.name == cx.info.subresource);
+    let mut out = json!({"kind": sub.map_or("", |sub| sub.kind.as_ref()), "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if cx.query.flag(flag) {
+            out[flag] = true.into();
+        }
+    }
+    if let Some(container) = cx.query.get("container") {
+        out["container"] = container.into();
+    }
+    let command: Vec<&str> = cx.query.all("command").collect();
+    if !command.is_empty() {
+        out["command"] = command.into();
+    }
+    if cx.info.subresource == "proxy" {
+        out["path"] = format!("/{}", cx.info.rest).into();
+    }
+    out
 }
 
 /// Logs and terminals of a pod.
@@ -187,6 +216,7 @@ async fn pod_proxy(cx: &Context, request: Request<Body>) -> ApiResult<Response<B
         .flat_map(|c| object::list(c, &["ports"]))
         .find(|p| target.port.is_empty() || object::text(p, &["name"]) == target.port)
         .and_then(|p| object::number(p, &["containerPort"]));
+    let named = named.and_then(|port| u16::try_from(port).ok());
     let port = target.port.parse().ok().or(named).unwrap_or(if target.https { 443 } else { 80 });
     http_proxy(cx, target.https, ip, port, request).await
 }
@@ -213,34 +243,9 @@ async fn service_proxy(cx: &Context, request: Request<Body>) -> ApiResult<Respon
             target.port, target.name
         ))
     })?;
-    let (ip, port) = endpoint(cx, target.name, port_name).ok_or_else(unavailable)?;
+    let (ip, port) =
+        services::endpoint(&cx.api, &cx.info.namespace, target.name, port_name).ok_or_else(unavailable)?;
     http_proxy(cx, target.https, &ip, port, request).await
-}
-
-/// One ready endpoint of a Service port, chosen at random.
-fn endpoint(cx: &Context, service: &str, port_name: &str) -> Option<(String, i64)> {
-    let snapshot = cx.api.store.snapshot();
-    let prefix = format!("/registry/endpointslices/{}/", cx.info.namespace);
-    let mut all = Vec::new();
-    for (_, slice) in view::objects(&snapshot, &prefix) {
-        let owner =
-            object::at(&slice, &["metadata", "labels"]).and_then(|l| l.get("kubernetes.io/service-name"));
-        if owner.and_then(Value::as_str) != Some(service) {
-            continue;
-        }
-        let port = object::list(&slice, &["ports"]).iter().find(|p| object::text(p, &["name"]) == port_name);
-        let Some(port) = port.and_then(|p| object::number(p, &["port"])) else { continue };
-        for endpoint in object::list(&slice, &["endpoints"]) {
-            let ready =
-                object::at(endpoint, &["conditions", "ready"]).and_then(Value::as_bool) != Some(false);
-            let address = object::list(endpoint, &["addresses"]).first().and_then(Value::as_str);
-            if let (true, Some(address)) = (ready, address) {
-                all.push((address.to_owned(), port));
-            }
-        }
-    }
-    let chosen = cx.api.random(all.len() as u64) as usize;
-    all.into_iter().nth(chosen)
 }
 
 async fn node_proxy(cx: &Context, request: Request<Body>) -> ApiResult<Response<Body>> {
@@ -261,11 +266,12 @@ async fn http_proxy(
     cx: &Context,
     https: bool,
     ip: &str,
-    port: i64,
+    port: u16,
     request: Request<Body>,
 ) -> ApiResult<Response<Body>> {
     let path = request.uri().path();
-    if cx.info.rest.is_empty() && !path.ends_with('/') {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    if looks && cx.info.rest.is_empty() && !path.ends_with('/') {
         let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
         let mut redirect = Response::new(body::empty());
         *redirect.status_mut() = StatusCode::MOVED_PERMANENTLY;
@@ -280,5 +286,32 @@ async fn http_proxy(
         Box::new(nodes::connect_tcp(&at).await?)
     };
     let uri = backend_uri(cx, &request);
-    nodes::forward(stream, &at, &uri, request).await
+    let prefix = path.strip_suffix(&format!("/{}", cx.info.rest)).unwrap_or(path);
+    let prefix = prefix.trim_end_matches('/').to_owned();
+    let asked = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let asked = asked.map(str::to_owned).or_else(|| request.uri().authority().map(ToString::to_string));
+    let response = nodes::forward(stream, &at, &uri, request).await?;
+    let page = Page { prefix: &prefix, hosts: [&at, asked.as_deref().unwrap_or_default()] };
+    led_through(&page, response).await
+}
+
+/// Makes what a page or a redirect links to reachable through the proxy.
+async fn led_through(page: &Page<'_>, response: Response<Body>) -> ApiResult<Response<Body>> {
+    let (mut parts, body) = response.into_parts();
+    let text = |name: &header::HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(location) = text(&header::LOCATION) {
+        let location = page.link(location).parse().map_err(ApiError::internal)?;
+        parts.headers.insert(header::LOCATION, location);
+        return Ok(Response::from_parts(parts, body));
+    }
+    let kind = text(&header::CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    if kind.trim() != "text/html" || parts.headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(Response::from_parts(parts, body));
+    }
+    let whole = Limited::new(body, PAGE_MAX).collect().await;
+    let whole = whole.map_err(|e| ApiError::unavailable(format!("error trying to reach service: {e}")))?;
+    let bytes = whole.to_bytes();
+    let bytes = std::str::from_utf8(&bytes).map_or_else(|_| bytes.clone(), |html| page.rewrite(html).into());
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Ok(Response::from_parts(parts, body::full(bytes)))
 }

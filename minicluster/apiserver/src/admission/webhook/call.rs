@@ -1,0 +1,136 @@
+//! The call: one HTTPS request with a deadline, to a URL or to a Service of the cluster.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::{body::BODY_BYTES_MAX, context::Context, object, services};
+
+/// Where a hook listens, and how it proves itself.
+#[derive(Debug)]
+pub(super) struct Backend {
+    target: Target,
+    tls: Result<Arc<ClientConfig>, String>,
+    timeout: Duration,
+}
+
+#[derive(Debug)]
+enum Target {
+    Url(String),
+    Service { namespace: String, name: String, port: i64, path: String },
+}
+
+impl Backend {
+    pub(super) fn read(hook: &Value) -> Self {
+        let config = hook.get("clientConfig").unwrap_or(&Value::Null);
+        let target = match object::at(config, &["service"]) {
+            Some(service) => Target::Service {
+                namespace: object::text(service, &["namespace"]).to_owned(),
+                name: object::text(service, &["name"]).to_owned(),
+                port: object::number(service, &["port"]).unwrap_or(443),
+                path: object::text(service, &["path"]).to_owned(),
+            },
+            None => Target::Url(object::text(config, &["url"]).to_owned()),
+        };
+        let seconds =
+            object::number(hook, &["timeoutSeconds"]).and_then(|n| u64::try_from(n).ok()).unwrap_or(10);
+        Self { target, tls: tls(object::text(config, &["caBundle"])), timeout: Duration::from_secs(seconds) }
+    }
+
+    /// The URL as errors show it.
+    fn url(&self) -> String {
+        let seconds = self.timeout.as_secs();
+        match &self.target {
+            Target::Url(url) => {
+                let mark = if url.contains('?') { '&' } else { '?' };
+                format!("{url}{mark}timeout={seconds}s")
+            }
+            Target::Service { namespace, name, port, path } => {
+                format!(
+                    "https://{name}.{namespace}.svc:{port}/{}?timeout={seconds}s",
+                    path.trim_start_matches('/')
+                )
+            }
+        }
+    }
+}
+
+/// Trusts the CAs of a bundle, or, without one, those of the host.
+fn tls(bundle: &str) -> Result<Arc<ClientConfig>, String> {
+    let pem = match bundle {
+        "" => std::fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default(),
+        bundle => STANDARD.decode(bundle).map_err(|e| format!("caBundle: {e}"))?,
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Sends a review and returns the body of the answer.
+///
+/// # Errors
+/// A sentence, as Go's HTTP client would say it.
+pub(super) async fn call(cx: &Context, backend: &Backend, review: &Value) -> Result<Bytes, String> {
+    let url = backend.url();
+    let failed = |why: String| format!("Post \"{url}\": {why}");
+    match timeout(backend.timeout, exchange(cx, backend, &url, review)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(failed(error)),
+        Err(_) => Err(failed("context deadline exceeded".to_owned())),
+    }
+}
+
+async fn exchange(cx: &Context, backend: &Backend, url: &str, review: &Value) -> Result<Bytes, String> {
+    let uri: Uri = url.parse().map_err(|e| format!("invalid URL: {e}"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let address = match &backend.target {
+        Target::Url(_) => (host.clone(), uri.port_u16().unwrap_or(443)),
+        Target::Service { namespace, name, port, .. } => {
+            services::endpoint_of_port(&cx.api, namespace, name, *port)
+                .ok_or_else(|| format!("no endpoints available for service \"{name}\""))?
+        }
+    };
+    let connector = TlsConnector::from(backend.tls.clone()?);
+    let tcp = TcpStream::connect(&address)
+        .await
+        .map_err(|e| format!("dial tcp {}:{}: {e}", address.0, address.1))?;
+    let name = ServerName::try_from(host).map_err(|e| e.to_string())?;
+    let stream = connector.connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    tokio::spawn(connection);
+    let body = serde_json::to_vec(review).expect("JSON into memory");
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let request = Request::post(path)
+        .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, "application/json, */*")
+        .header(header::USER_AGENT, "kube-apiserver-admission")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| e.to_string())?;
+    let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
+    let status = answer.status();
+    let bytes =
+        Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await.map_err(|e| e.to_string())?;
+    if status != StatusCode::OK {
+        return Err(format!("the server answered {status}"));
+    }
+    Ok(bytes.to_bytes())
+}
