@@ -156,14 +156,13 @@ pub fn apply(
     }
     let mut set = walk::field_set(patch, Some(schema)).map_err(|reason| invalid(patch, reason))?;
     reset.iter().for_each(|path| set.exclude(path));
-    let set = stripped(&set);
     let owner = owner(manager, true);
     let last = managers.position(&owner).map(|at| managers.0[at].clone());
     let last_set = last.as_ref().map(managers::Entry::set).unwrap_or_default();
-    managers.put(&owner, &set, Some(manager.time.to_owned()));
+    managers.put(&owner, &stripped(&set), Some(manager.time.to_owned()));
 
     let merged = walk::merge(Some(base), Some(patch), Some(schema));
-    let mut new = prune(merged, &last_set, &managers, schema);
+    let mut new = prune(merged, &last_set, &set, &managers, schema);
     let changes = changes(live, &new, schema, reset);
     let conflicts = conflicts(&managers, &changes, &owner);
     if !conflicts.is_empty() && !force && !only_with_last_applied(manager, base, schema, &conflicts) {
@@ -259,8 +258,9 @@ fn adopt(managers: &mut Managers, live: &Value, schema: &Schema, manager: &Manag
 }
 
 /// Removes what the applier owned last time and does not name any more, unless another applier names it, or nobody
-/// ever owned it through this applier.
-fn prune(merged: Value, last: &Set, managers: &Managers, schema: &Schema) -> Value {
+/// ever owned it through this applier. What it names counts whether it can be owned or not: its name keeps the
+/// metadata when the last of its labels goes.
+fn prune(merged: Value, last: &Set, names: &Set, managers: &Managers, schema: &Schema) -> Value {
     if last.is_empty() {
         return merged;
     }
@@ -270,8 +270,7 @@ fn prune(merged: Value, last: &Set, managers: &Managers, schema: &Schema) -> Val
     let without = |gone: &Set| walk::remove(&merged, gone, schema, Emptied::Null).unwrap_or_default();
     let others = managers.0.iter().fold(Set::default(), |a, e| a.union(&e.set())).difference(last);
     let last = named(last);
-    let applied =
-        managers.0.iter().filter(|e| e.owner.applies).fold(Set::default(), |a, e| a.union(&e.set()));
+    let applied = managers.0.iter().filter(|e| e.owner.applies).fold(names.clone(), |a, e| a.union(&e.set()));
     let merged_set = all(&merged);
     let pruned = without(&last);
     let owned_back = without(&merged_set.difference(&all(&pruned).union(&named(&applied))));

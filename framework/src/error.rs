@@ -31,6 +31,21 @@ pub enum Error {
     Other(#[from] BoxError),
 }
 
+/// An error and its causes in one line. A cause that the text before it quotes already is not said again.
+///
+/// ```
+/// let inner = std::io::Error::other("no such file");
+/// let outer = windlass::Error::terminal(inner);
+/// assert_eq!(windlass::sentence(&outer), "terminal: no such file");
+/// ```
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
+}
+
 impl Error {
     /// An error that no retry helps.
     pub fn terminal(error: impl Into<BoxError>) -> Self {

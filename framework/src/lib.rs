@@ -29,6 +29,8 @@
 //! # }
 //! ```
 //!
+//! `examples/operator.rs` is one with a custom kind, a child and a status; `minicluster::TestCluster` tests it.
+//!
 //! It knows no built-in kind: whatever is decided about Pods or Nodes is decided by the crates that use it. It never
 //! reads the machine's clock but through [`clock`], and never draws a random number but from a seeded
 //! [`random::Source`], so that everything here runs under tokio's virtual time and replays from a seed.
@@ -68,7 +70,7 @@ pub use conditions::{ConditionsExt, condition};
 pub use controller::{Controller, Enqueue, Reconcile, Request};
 pub use delta::Delta;
 pub use deltas::Deltas;
-pub use error::{Action, Error};
+pub use error::{Action, Error, sentence};
 pub use finalizers::{Finalized, add_finalizer, has_finalizer, remove_finalizer};
 pub use index::{ByLabel, ByOwner, ByValue, Index, Indexed, by};
 pub use informer::{Informer, Subscription};

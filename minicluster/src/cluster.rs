@@ -100,11 +100,11 @@ fn bind_hint(error: &io::Error) -> &'static str {
 ///
 /// # Errors
 /// [`ClusterError`], before anything is left running.
-pub async fn up(options: UpOptions, stop: CancellationToken) -> Result<(), ClusterError> {
+pub async fn up(mut options: UpOptions, stop: CancellationToken) -> Result<(), ClusterError> {
     options.check().map_err(ClusterError::Options)?;
     let mut tasks = JoinSet::new();
     let front = match options.components.has(Component::Apiserver) {
-        true => Some(start_apiserver(&options, &stop, &mut tasks).await?),
+        true => Some(start_apiserver(&mut options, &stop, &mut tasks).await?),
         false => None,
     };
     let door = Door { front: front.clone(), kubeconfig: options.kubeconfig.clone() };
@@ -194,12 +194,15 @@ pub(crate) async fn read_kubeconfig(path: &Path) -> Result<kube::Config, kube::c
 }
 
 async fn start_apiserver(
-    options: &UpOptions,
+    options: &mut UpOptions,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<Front, ClusterError> {
     let address = SocketAddr::new(options.bind, options.secure_port);
-    let mut listeners = vec![Listener::open(listen(address).await?)];
+    let listener = listen(address).await?;
+    options.secure_port =
+        listener.local_addr().map_err(|source| ClusterError::Listen { address, source })?.port();
+    let mut listeners = vec![Listener::open(listener)];
     if let Some(listener) = listener_for_pods(options).await? {
         listeners.push(listener);
     }
@@ -208,7 +211,7 @@ async fn start_apiserver(
         StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
     };
     let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
-    let api = api(store.clone(), &pki, options, Source::from_entropy().next_u64())?;
+    let api = api(store, &pki, options, Source::from_entropy().next_u64())?;
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
 
     let tls = server_tls(&pki, options, &api)?;
@@ -222,9 +225,9 @@ async fn start_apiserver(
             }
         });
     }
-    let stopping = stop.clone();
+    let (maintained, stopping) = (Arc::clone(&api), stop.clone());
     tasks.spawn(async move {
-        tokio::select! { biased; () = store.maintain() => {}, () = stopping.cancelled() => {} }
+        tokio::select! { biased; () = maintained.maintain() => {}, () = stopping.cancelled() => {} }
     });
     let admin = pki.client("kubernetes-admin", &["system:masters"])?;
     let path = kubeconfig_path(options);

@@ -85,7 +85,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("minicluster: {error:#}");
+            eprintln!("minicluster: {}", windlass::sentence(error.as_ref()));
             ExitCode::FAILURE
         }
     }

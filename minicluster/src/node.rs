@@ -12,8 +12,26 @@ use serde_json::json;
 /// The file that tells the runtime how to connect pods.
 pub const CNI_FILE: &str = "10-minicluster.conflist";
 
+/// Where in the data directory it is kept which pod addresses are taken.
+pub const POD_ADDRESSES: &str = "pod-addresses";
+
 /// The bridge that pods of this node hang on.
 pub const BRIDGE: &str = "minicluster0";
+
+/// The path of the container runtime's socket.
+///
+/// # Errors
+/// That there is none, and what to do.
+pub fn runtime_socket(endpoint: &str) -> Result<&Path, String> {
+    let socket = Path::new(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
+    if socket.exists() {
+        return Ok(socket);
+    }
+    Err(format!(
+        "there is no container runtime at {}: start containerd, or say with --container-runtime-endpoint where it is",
+        socket.display()
+    ))
+}
 
 /// The part of the pod range that belongs to the first node.
 pub fn pod_cidr(cluster: Ipv4Net) -> Ipv4Net {
@@ -23,11 +41,12 @@ pub fn pod_cidr(cluster: Ipv4Net) -> Ipv4Net {
     Ipv4Net::new(cluster.network(), 24).expect("24 is a prefix length")
 }
 
-/// Writes the network configuration: a bridge, addresses from the node's range, host ports, loopback.
+/// Writes the network configuration: a bridge, addresses from the node's range, host ports, loopback. Which addresses
+/// are taken is kept in `leases`: two clusters on one machine do not share a range.
 ///
 /// # Errors
 /// When the directory cannot be written.
-pub fn write_cni(dir: &Path, pods: Ipv4Net) -> io::Result<()> {
+pub fn write_cni(dir: &Path, pods: Ipv4Net, leases: &Path) -> io::Result<()> {
     let config = json!({
         "cniVersion": "0.4.0",
         "name": "minicluster",
@@ -36,7 +55,7 @@ pub fn write_cni(dir: &Path, pods: Ipv4Net) -> io::Result<()> {
                 "type": "bridge", "bridge": BRIDGE, "isGateway": true, "ipMasq": true, "hairpinMode": true,
                 "promiscMode": false,
                 "ipam": {
-                    "type": "host-local", "ranges": [[{ "subnet": pods.to_string() }]],
+                    "type": "host-local", "dataDir": leases, "ranges": [[{ "subnet": pods.to_string() }]],
                     "routes": [{ "dst": "0.0.0.0/0" }],
                 },
             },
@@ -59,6 +78,7 @@ pub fn write_cni(dir: &Path, pods: Ipv4Net) -> io::Result<()> {
 /// # Errors
 /// When the runtime does not answer, another process still runs the cluster, or the data cannot be removed.
 pub async fn reset(endpoint: &str, data_dir: &Path) -> anyhow::Result<()> {
+    runtime_socket(endpoint).map_err(anyhow::Error::msg)?;
     let runtime = Cri::new(endpoint);
     for pod in runtime.pods().await? {
         let view = runtime.observe(&pod.uid).await?;
@@ -72,7 +92,7 @@ pub async fn reset(endpoint: &str, data_dir: &Path) -> anyhow::Result<()> {
         // Opening it proves that nobody else has it open.
         drop(minicluster_store::Store::open(&store)?);
     }
-    for part in ["store", "pki", "admin.kubeconfig"] {
+    for part in ["store", "pki", "admin.kubeconfig", POD_ADDRESSES] {
         let path = data_dir.join(part);
         let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {

@@ -94,7 +94,7 @@ pub struct UpOptions {
     /// The address that the API server listens on
     #[arg(long, default_value = "127.0.0.1")]
     pub bind: IpAddr,
-    /// The port that the API server listens on
+    /// The port that the API server listens on; 0 takes one that is free
     #[arg(long, default_value_t = 6443)]
     pub secure_port: u16,
     /// Where to write the admin's kubeconfig [default: DATA_DIR/admin.kubeconfig]

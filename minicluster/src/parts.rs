@@ -92,6 +92,7 @@ pub(crate) struct NodeSetup {
     config: kubelet::Config,
     endpoint: String,
     cni_dir: PathBuf,
+    leases: PathBuf,
     pods: Ipv4Net,
 }
 
@@ -104,14 +105,7 @@ impl NodeSetup {
     pub(crate) fn new(options: &UpOptions) -> Result<Self, ClusterError> {
         let fail = |why: String| ClusterError::Part { part: "kubelet", why };
         let endpoint = options.container_runtime_endpoint.clone();
-        let socket = Path::new(endpoint.strip_prefix("unix://").unwrap_or(&endpoint));
-        if !socket.exists() {
-            return Err(fail(format!(
-                "there is no container runtime at {}: start containerd, or say with --container-runtime-endpoint where \
-                 it is",
-                socket.display()
-            )));
-        }
+        node::runtime_socket(&endpoint).map_err(fail)?;
         let name = node_name(options);
         let root = options.data_dir.join("kubelet");
         let mut config = kubelet::Config::local(&name, host_ip(options), root)
@@ -123,14 +117,15 @@ impl NodeSetup {
         let pods = node::pod_cidr(options.cluster_cidr);
         config.pod_cidr = Some(pods.to_string());
         let ip = host_ip(options);
-        Ok(Self { name, ip, config, endpoint, cni_dir: options.cni_conf_dir.clone(), pods })
+        let leases = options.data_dir.join(node::POD_ADDRESSES);
+        Ok(Self { name, ip, config, endpoint, cni_dir: options.cni_conf_dir.clone(), leases, pods })
     }
 }
 
 /// Runs the kubelet of this host.
 #[cfg(feature = "node")]
 pub(crate) async fn kubelet(client: Client, node: NodeSetup, pki: Option<Arc<Pki>>, stop: CancellationToken) {
-    if let Err(error) = node::write_cni(&node.cni_dir, node.pods) {
+    if let Err(error) = node::write_cni(&node.cni_dir, node.pods, &node.leases) {
         tracing::error!(dir = %node.cni_dir.display(), %error, "the network of pods could not be configured");
     }
     let runtime = Cri::new(&node.endpoint);
@@ -244,7 +239,9 @@ pub(crate) async fn dns(client: Client, config: minicluster_dns::Config, stop: C
 /// [`ClusterError::Client`].
 #[cfg(feature = "node")]
 pub(crate) async fn announce_dns(client: Client, options: &UpOptions) -> Result<(), ClusterError> {
-    let labels = serde_json::json!({ "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS" });
+    let labels = serde_json::json!({
+        "k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true",
+    });
     let ports = |port: u16| {
         let one = |name: &str, protocol: &str| serde_json::json!({ "name": name, "protocol": protocol, "port": port });
         vec![one("dns", "UDP"), one("dns-tcp", "TCP")]

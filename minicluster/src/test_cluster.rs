@@ -226,8 +226,8 @@ impl TestCluster {
     }
 
     fn start_parts(&mut self, wanted: &Builder, ca_pem: &str) {
-        let store = self.store.clone();
-        self.tasks.spawn(async move { store.maintain().await });
+        let api = Arc::clone(&self.api);
+        self.tasks.spawn(async move { api.maintain().await });
         if !wanted.controllers.is_empty() {
             let client = self.component("controllers", Identity::new("system:kube-controller-manager", &[]));
             let run = RunOptions {

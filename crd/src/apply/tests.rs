@@ -66,6 +66,18 @@ fn an_applier_owns_what_it_names() {
 }
 
 #[test]
+fn the_last_label_goes_alone() {
+    let mut patch = deployment(&json!({"replicas": 3}));
+    patch["metadata"]["labels"] = json!({"a": "b"});
+    let mut object = applied(None, &patch, "me").unwrap();
+    object["metadata"]["uid"] = json!("1");
+    object["metadata"]["resourceVersion"] = json!("7");
+    let object = applied(Some(&object), &deployment(&json!({"replicas": 3})), "me").unwrap();
+    let metadata = json!({"name": "web", "namespace": "d", "uid": "1", "resourceVersion": "7"});
+    assert_eq!(without_managers(&object)["metadata"], metadata);
+}
+
+#[test]
 fn a_created_object_is_owned_by_its_creator() {
     let mut object = deployment(
         &json!({"replicas": 1, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},

@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     admission::{Policies, Webhooks},
     authz::Rbac,
-    crds::Definitions,
+    crds::{Definitions, ending},
     discovery::Discovery,
     kinds,
     metrics::Metrics,
@@ -124,6 +124,12 @@ impl Api {
     /// Ends all watches and turns `/readyz` red.
     pub fn drain(&self) {
         self.drain.send_replace(true);
+    }
+
+    /// What the server does by itself, for ever: the upkeep of its store, and the ends of definitions. Its owner runs
+    /// this once.
+    pub async fn maintain(self: &Arc<Self>) {
+        tokio::join!(self.store.maintain(), ending::run(self));
     }
 
     /// A number below `bound` from the seeded source.

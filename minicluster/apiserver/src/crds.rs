@@ -3,6 +3,8 @@
 //! The table is brought up to date when it is read, so a kind is served from the request after its definition was
 //! written. Source: `k8s.io/apiextensions-apiserver/pkg/controller/status` for names and conditions.
 
+pub(crate) mod ending;
+
 use std::{
     cmp::Ordering,
     collections::BTreeMap,
@@ -138,6 +140,7 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
             scale,
             selectable_fields,
             deprecation_warning: deprecated.then_some(warning),
+            terminating: ending::is_terminating(crd),
         }),
         schema: OnceLock::from(schema),
     })
@@ -401,6 +404,7 @@ fn name_conflict(crd: &Value, others: &[Value]) -> Option<(&'static str, String)
     None
 }
 
+/// Sets a condition; its time changes with its status only.
 fn condition(crd: &mut Value, type_: &str, status: &str, reason: &str, message: &str, now: &str) {
     let mut conditions = object::list(crd, &["status", "conditions"]).to_vec();
     let at = conditions.iter().position(|c| object::text(c, &["type"]) == type_);

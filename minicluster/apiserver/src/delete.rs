@@ -170,6 +170,17 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
     }
 }
 
+/// Deletes one object as the server itself; one that is gone already is deleted, too.
+///
+/// # Errors
+/// 403, 409, 500.
+pub(crate) async fn background(cx: &Context, namespace: &str, name: &str) -> ApiResult<()> {
+    match delete(cx, namespace, name, &Options::default()).await {
+        Err(error) if error.reason != "NotFound" => Err(error),
+        _ => Ok(()),
+    }
+}
+
 async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) -> ApiResult<Deleted> {
     let key = cx.resource.key(namespace, name);
     for _ in 0..CONFLICT_RETRIES {
@@ -230,7 +241,7 @@ fn begin(cx: &Context, old: &Value, options: &Options) -> Option<(Value, bool)> 
     let finalizers = wanted_finalizers(resource, old, options);
     let mut changed = finalizers != object::finalizers(old);
     if changed {
-        object::set(&mut obj, &["metadata", "finalizers"], finalizers.clone());
+        object::set(&mut obj, &["metadata", "finalizers"], finalizers);
     }
     let before = object::number(old, &["metadata", "deletionGracePeriodSeconds"]);
     let shortens = before.is_none_or(|b| grace < b);
@@ -238,7 +249,7 @@ fn begin(cx: &Context, old: &Value, options: &Options) -> Option<(Value, bool)> 
         changed = true;
         mark(cx, &mut obj, old, grace);
     }
-    let waits = grace > 0 || !finalizers.is_empty() || has_spec_finalizers(resource, &obj);
+    let waits = grace > 0 || !object::finalizers(&obj).is_empty() || has_spec_finalizers(resource, &obj);
     if waits && !changed {
         return None;
     }
@@ -259,8 +270,8 @@ fn mark(cx: &Context, obj: &mut Value, old: &Value, grace: i64) {
         let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
         object::set(obj, &["metadata", "generation"], generation);
     }
-    if cx.resource.group.is_empty() && cx.resource.plural == "namespaces" {
-        object::set(obj, &["status", "phase"], "Terminating");
+    if !is_deleting(old) {
+        cx.resource.strategy.begin_deletion(obj);
     }
 }
 

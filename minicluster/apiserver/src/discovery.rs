@@ -123,7 +123,7 @@ fn resources(table: &Table, group: &str, version: &str) -> ApiResult<Response<Bo
 fn main_entry(resource: &Resource) -> Value {
     let mut entry = json!({
         "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-        "kind": resource.kind, "verbs": resource.verbs.names(),
+        "kind": resource.kind, "verbs": resource.announced_verbs().names(),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);
@@ -213,7 +213,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
         "responseKind": response_kind(&resource.group, &resource.version, &resource.kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
-        "verbs": resource.verbs.names(),
+        "verbs": resource.announced_verbs().names(),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);

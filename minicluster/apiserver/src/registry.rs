@@ -28,6 +28,8 @@ impl Verbs {
         Self(&["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]);
     /// Everything but deleting a whole collection.
     pub const NO_COLLECTION: Self = Self(&["create", "delete", "get", "list", "patch", "update", "watch"]);
+    /// Everything that makes and changes nothing.
+    pub const TERMINATING: Self = Self(&["delete", "deletecollection", "get", "list", "watch"]);
     /// Reviews: a question in, an answer out, nothing stored.
     pub const CREATE: Self = Self(&["create"]);
     /// A subresource that is read and written.
@@ -142,6 +144,8 @@ pub struct Custom {
     pub selectable_fields: Vec<String>,
     /// Marked deprecated by its definition, with this warning.
     pub deprecation_warning: Option<String>,
+    /// Being deleted with its definition: no new objects.
+    pub terminating: bool,
 }
 
 impl std::fmt::Debug for Resource {
@@ -167,6 +171,17 @@ impl Resource {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+
+    /// True when its definition is being deleted.
+    pub fn is_terminating(&self) -> bool {
+        self.custom.as_ref().is_some_and(|c| c.terminating)
+    }
+
+    /// The verbs that discovery shows. What is coming to an end can still be changed, to remove finalizers, but nobody
+    /// should begin to.
+    pub fn announced_verbs(&self) -> Verbs {
+        if self.is_terminating() { Verbs::TERMINATING } else { self.verbs }
     }
 
     /// The key of an object.

@@ -130,6 +130,9 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What else changes in an object when its deletion begins, such as a finalizer that comes with it.
+    fn begin_deletion(&self, obj: &mut Value) {}
+
     /// The columns of its `Table`, after the name. `None`: name and age, as for kinds without a printer.
     fn columns(&self) -> Option<Vec<Column>> {
         None

@@ -150,6 +150,10 @@ pub fn fill_defaults(cx: &Context, obj: &mut Value) {
 
 async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool) -> ApiResult<Written> {
     let resource = &cx.resource;
+    if resource.is_terminating() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(ApiError::forbidden(resource, object::name(&obj), why));
+    }
     begin_life(cx, &mut obj);
     fill_defaults(cx, &mut obj);
     admission::mutate(cx, Operation::Create, &mut obj, None).await?;
@@ -351,7 +355,10 @@ pub async fn patch(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<
 
 fn patch_error(error: &patch::PatchError) -> ApiError {
     match error {
-        patch::PatchError::Unprocessable(_) => ApiError::invalid_text(error.to_string()),
+        // Upstream says no more than this.
+        patch::PatchError::Unprocessable(_) => {
+            ApiError::invalid_text("the server rejected our request due to an error in our request")
+        }
         patch::PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
         _ => ApiError::too_large_text(error.to_string()),
     }

@@ -169,10 +169,12 @@ fn sha256(bytes: &[u8]) -> String {
 /// # Errors
 /// [`ImageError::Import`] with what `ctr` said.
 pub async fn import(endpoint: &str, archive: &[u8]) -> Result<String, ImageError> {
-    let socket = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
     let failed = |e: &dyn std::fmt::Display| ImageError::Import(format!("{e}"));
+    let socket = super::runtime_socket(endpoint).map_err(|e| failed(&e))?;
     let mut child = Command::new("ctr")
-        .args(["--address", socket, "--namespace", "k8s.io", "images", "import", "--digests", "-"])
+        .arg("--address")
+        .arg(socket)
+        .args(["--namespace", "k8s.io", "images", "import", "--digests", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

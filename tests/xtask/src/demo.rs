@@ -14,7 +14,7 @@ use crate::{
     up::{Cluster, pause},
 };
 
-const IMAGE: &str = "windlass.dev/demo:1";
+pub(crate) const IMAGE: &str = "windlass.dev/demo:1";
 const PAGE: &str = "A windlass hauls the actual state to the desired one.";
 const NODE_PORT: u16 = 30_080;
 const REPLICAS: u64 = 3;
@@ -63,7 +63,7 @@ spec: {{ type: NodePort, selector: {{ app: web }}, ports: [{{ port: 80, targetPo
 
 /// Runs the demo and fails unless the page was seen in all three ways.
 pub(crate) fn run(cluster: &Cluster) -> anyhow::Result<()> {
-    host::run(cluster.minicluster(&["image", "busybox", IMAGE]).stdout(Stdio::null()))?;
+    import_image(cluster)?;
     wait_for_account(cluster)?;
     apply(cluster, &manifest())?;
     rollout(cluster)?;
@@ -76,6 +76,11 @@ pub(crate) fn run(cluster: &Cluster) -> anyhow::Result<()> {
 
     println!("\n{}", get(&["get", "all", "--all-namespaces"])?);
     Ok(())
+}
+
+/// Assembles the demo's image from this host's busybox.
+pub(crate) fn import_image(cluster: &Cluster) -> anyhow::Result<()> {
+    host::run(cluster.minicluster(&["image", "busybox", IMAGE]).stdout(Stdio::null()))
 }
 
 /// Pods need the default service account, which comes a moment after the namespace.

@@ -78,6 +78,20 @@ fn install(packages: &[&str]) -> anyhow::Result<()> {
     })
 }
 
+/// `cargo` in the workspace. What the outer `cargo` says about this program is not passed on: build scripts that look
+/// at it would build again.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Runs a command to its end; fails when it does.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.status().with_context(|| format!("{command:?}"))?;

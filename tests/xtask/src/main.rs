@@ -1,10 +1,12 @@
 //! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and `facts`.
 
 mod demo;
+mod e2e;
 mod facts;
 mod host;
 mod test;
 mod tidy;
+mod transcript;
 mod up;
 
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ enum Command {
         #[arg(long)]
         no_containers: bool,
     },
+    /// Run a cluster on real containers, and the transcripts of `tests/e2e` on it
+    E2e(e2e::Options),
     /// The benches whose figures stand in SPECIFICATION.md
     Bench,
     /// Write the facts table of built-in kinds from a published definitions document
@@ -45,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         Command::Up(options) => up::up(&options),
         Command::Down => up::down(),
         Command::Test { no_containers } => test::run(!no_containers),
+        Command::E2e(options) => e2e::run(&options),
         Command::Bench => test::bench(),
         Command::Facts { definitions } => {
             let text =

@@ -1,12 +1,10 @@
 //! `cargo xtask test`: every check and test of the project, in the order in which they fail fastest.
 
-use std::process::Command;
-
-use crate::{demo, host, tidy, up};
+use crate::{e2e, host, tidy};
 
 fn cargo(args: &[&str]) -> anyhow::Result<()> {
     println!("\n==> cargo {}", args.join(" "));
-    host::run(Command::new("cargo").current_dir(host::root()).args(args))
+    host::run(host::cargo().args(args))
 }
 
 /// Runs everything; `containers` runs the tests that need a container runtime too.
@@ -28,10 +26,7 @@ pub(crate) fn run(containers: bool) -> anyhow::Result<()> {
     cargo(&["test", "--workspace", "--doc"])?;
     if containers {
         println!("\n==> a whole cluster with real containers");
-        let binary = up::build(false)?;
-        let cluster = up::Cluster::start(&binary, true)?;
-        demo::run(&cluster)?;
-        cluster.stop()?;
+        e2e::run(&e2e::Options::default())?;
     }
     println!("\nEverything passed.");
     Ok(())

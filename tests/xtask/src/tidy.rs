@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::ensure;
@@ -79,8 +78,8 @@ fn draws_a_branch(text: &str, at: usize, line: &str) -> bool {
 
 /// Dependencies whose licence leaves no choice but an unwanted one.
 fn licences() -> anyhow::Result<Vec<String>> {
-    let mut command = Command::new("cargo");
-    command.current_dir(host::root()).args(["metadata", "--format-version", "1", "--locked"]);
+    let mut command = host::cargo();
+    command.args(["metadata", "--format-version", "1", "--locked"]);
     let metadata: Value = serde_json::from_str(&host::output(&mut command)?)?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
     let complaint = |package: &Value| {

@@ -18,7 +18,8 @@ use clap::Args;
 use crate::{demo, host};
 
 const NODE_READY_WITHIN: Duration = Duration::from_secs(120);
-const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// What is promised of SIGTERM.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 const STATE: &str = "/run/minicluster-up";
 const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
 
@@ -88,11 +89,11 @@ pub(crate) fn down() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the binary and says where it is.
+/// Builds the programs and says where `minicluster` is; the others are beside it.
 pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
     host::prepare_build()?;
-    let mut command = Command::new("cargo");
-    command.current_dir(host::root()).args(["build", "--package", "minicluster"]);
+    let mut command = host::cargo();
+    command.args(["build", "--package", "minicluster", "--package", "windlass-controllers"]);
     if release {
         command.arg("--release");
     }
@@ -177,7 +178,25 @@ impl Cluster {
         &self.node_ip
     }
 
-    fn endpoint(&self) -> String {
+    /// Where the cluster keeps everything.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The folder of the programs.
+    pub(crate) fn programs(&self) -> &Path {
+        self.binary.parent().unwrap_or(Path::new("."))
+    }
+
+    /// What the container runtime runs: a line for each container with its process and state.
+    pub(crate) fn tasks(&self) -> anyhow::Result<String> {
+        let mut command = self.command("ctr");
+        command.arg("--address").arg(&self.runtime_socket).args(["--namespace", "k8s.io", "tasks", "list"]);
+        host::output(&mut command)
+    }
+
+    /// The socket of the container runtime, as programs are told.
+    pub(crate) fn endpoint(&self) -> String {
         format!("unix://{}", self.runtime_socket.display())
     }
 
@@ -228,9 +247,10 @@ state = "{dir}/containerd-state"
         bail!("containerd did not start within 10 s; see {dir}/containerd.log")
     }
 
-    fn start_minicluster(&mut self) -> anyhow::Result<()> {
+    /// Starts the cluster's process, and waits until its node is ready.
+    pub(crate) fn start_minicluster(&mut self) -> anyhow::Result<()> {
         let log_path = self.dir.join("minicluster.log");
-        let log = fs::File::create(&log_path)?;
+        let log = fs::File::options().create(true).append(true).open(&log_path)?;
         let mut command = self.minicluster(&["up"]);
         command.arg("--data-dir").arg(self.dir.join("data")).arg("--cni-conf-dir").arg(self.dir.join("cni"));
         if self.namespace.is_some() {
@@ -280,20 +300,21 @@ state = "{dir}/containerd-state"
 
     /// Stops the cluster gracefully and removes what it made.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        let graceful = self.stop_minicluster();
+        let graceful = self.end_minicluster("-TERM");
         self.clean();
         graceful
     }
 
-    fn stop_minicluster(&mut self) -> anyhow::Result<()> {
+    /// Ends the cluster's process by a signal. Told to terminate, it has to do so in time and without complaint.
+    pub(crate) fn end_minicluster(&mut self, signal: &str) -> anyhow::Result<()> {
         let Some(mut child) = self.minicluster.take() else { return Ok(()) };
         if child.try_wait()?.is_none() {
-            host::run(Command::new("kill").args(["-TERM", &child.id().to_string()]))?;
+            host::run(Command::new("kill").args([signal, &child.id().to_string()]))?;
         }
         let until = now() + STOP_WITHIN;
         loop {
             if let Some(status) = child.try_wait()? {
-                ensure!(status.success(), "minicluster ended with {status}");
+                ensure!(status.success() || signal == "-KILL", "minicluster ended with {status}");
                 return Ok(());
             }
             if now() > until {
@@ -313,6 +334,11 @@ state = "{dir}/containerd-state"
             let _ = child.wait();
         }
         let Some(name) = self.namespace.take() else { return };
+        // What a failed test left behind.
+        let left = host::output(Command::new("ip").args(["netns", "pids", &name])).unwrap_or_default();
+        for pid in left.lines() {
+            let _ = Command::new("kill").args(["-KILL", pid]).status();
+        }
         let _ = host::run(Command::new("ip").args(["netns", "delete", &name]));
         unmount_below(&self.dir);
         let _ = fs::remove_dir_all(&self.dir);
@@ -321,7 +347,7 @@ state = "{dir}/containerd-state"
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let _ = self.stop_minicluster();
+        let _ = self.end_minicluster("-TERM");
         if self.containerd.is_some() || self.namespace.is_some() {
             self.clean();
         }
@@ -345,6 +371,6 @@ pub(crate) fn pause(time: Duration) {
 }
 
 #[expect(clippy::disallowed_methods, reason = "waits for other processes")]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

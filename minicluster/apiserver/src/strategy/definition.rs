@@ -11,7 +11,7 @@ use windlass_crd::{
 };
 
 use super::{Column, Part, Strategy, apps::immutable};
-use crate::{cel, object};
+use crate::{cel, crds::ending, object};
 
 /// CustomResourceDefinition.
 pub(crate) struct CustomResourceDefinition;
@@ -79,6 +79,10 @@ impl Strategy for CustomResourceDefinition {
             immutable(obj, old, &["spec", "names", "kind"], &mut errors);
         }
         errors
+    }
+
+    fn begin_deletion(&self, obj: &mut Value) {
+        ending::begin(obj);
     }
 
     fn columns(&self) -> Option<Vec<Column>> {

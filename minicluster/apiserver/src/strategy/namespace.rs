@@ -41,6 +41,10 @@ impl Strategy for Namespace {
         }
     }
 
+    fn begin_deletion(&self, obj: &mut Value) {
+        object::set(obj, &["status", "phase"], "Terminating");
+    }
+
     fn check_name(&self, name: &str) -> Result<(), String> {
         name::dns1123_label(name)
     }

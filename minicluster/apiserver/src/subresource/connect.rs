@@ -81,7 +81,25 @@ async fn kubelet(cx: &Context, sub: &str, request: Request<Body>) -> ApiResult<R
     let uri = if query.is_empty() { path } else { format!("{path}?{query}") };
     let address = NodeClient::address(&cx.api, node)?;
     let stream = cx.api.nodes.connect(&address).await?;
-    nodes::forward(stream, node, &uri, request).await
+    let answer = nodes::forward(stream, node, &uri, request).await?;
+    match sub {
+        "log" if !answer.status().is_success() => Err(refused(answer).await),
+        _ => Ok(answer),
+    }
+}
+
+/// What a kubelet says against a request for a log, as a `Status`.
+async fn refused(answer: Response<Body>) -> ApiError {
+    let status = answer.status();
+    let text = match body::read(answer.into_body()).await {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).trim_end().to_owned(),
+        Err(error) => return error,
+    };
+    match status {
+        StatusCode::BAD_REQUEST => ApiError::bad_request(text),
+        StatusCode::NOT_FOUND => ApiError::no_such_resource(),
+        _ => ApiError::internal(text),
+    }
 }
 
 /// The container that is meant; with several in the pod it has to be named.
