@@ -35,5 +35,10 @@ pub(crate) fn run(containers: bool) -> anyhow::Result<()> {
 /// Runs the benches.
 pub(crate) fn bench() -> anyhow::Result<()> {
     host::prepare_build()?;
-    cargo(&["bench", "--package", "minicluster-store", "--bench", "engines"])
+    for (package, bench) in
+        [("windlass", "beside_kube_runtime"), ("minicluster-store", "engines"), ("minicluster", "promises")]
+    {
+        cargo(&["bench", "--package", package, "--bench", bench])?;
+    }
+    Ok(())
 }

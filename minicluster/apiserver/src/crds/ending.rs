@@ -73,6 +73,7 @@ pub(crate) async fn run(api: &Arc<Api>) {
         }
         let Ok(mut news) = news else { continue };
         tokio::select! {
+            biased;
             // Lost or not: the next turn looks at everything.
             _ = news.next() => {}
             Some(Ok(uid)) = endings.join_next() => { under_way.remove(&uid); }

@@ -1,3 +1,5 @@
+//! Rules, answers and refusals of webhooks, without a server.
+
 use serde_json::json;
 
 use super::*;
