@@ -3,9 +3,12 @@
 //! The plugins run in upstream's order: first those that change the object, then, on the final object, those that only
 //! judge. Source: `pkg/kubeapiserver/options/plugins.go`.
 
+mod limits;
+mod matching;
 mod namespace;
 mod node;
 mod pod;
+mod policy;
 mod service_account;
 mod webhook;
 
@@ -26,6 +29,7 @@ pub enum Operation {
     Connect,
 }
 
+pub use policy::Policies;
 pub use webhook::Webhooks;
 
 /// Lets the plugins change an object.
@@ -38,6 +42,7 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     }
     if is_pod(cx) && cx.info.subresource.is_empty() {
         if op == Operation::Create {
+            limits::default(cx, obj);
             service_account::assign(cx, obj)?;
             pod::priority(cx, obj)?;
             pod::runtime_class(cx, obj)?;
@@ -63,8 +68,22 @@ pub async fn validate(
     if op == Operation::Delete {
         namespace::may_be_deleted(cx)?;
     }
+    if let Some(obj) = obj.filter(|_| is_limited(cx, op)) {
+        limits::check(cx, obj)?;
+    }
     node::restrict(cx, op, obj, old)?;
+    policy::validate(cx, op, obj, old)?;
     webhook::validate(cx, op, obj, old).await
+}
+
+/// A pod may ask for something else only where it is resized.
+fn is_limited(cx: &Context, op: Operation) -> bool {
+    let resized = op == Operation::Update && cx.info.subresource == "resize";
+    match cx.resource.plural.as_ref() {
+        "pods" => is_pod(cx) && ((op == Operation::Create && cx.info.subresource.is_empty()) || resized),
+        "persistentvolumeclaims" => cx.resource.group.is_empty() && cx.info.subresource.is_empty(),
+        _ => false,
+    }
 }
 
 fn is_pod(cx: &Context) -> bool {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    admission::Webhooks,
+    admission::{Policies, Webhooks},
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
@@ -70,6 +70,8 @@ pub struct Api {
     pub discovery: Discovery,
     /// OpenAPI documents.
     pub documents: Mutex<Documents>,
+    /// The policies that admission holds objects to.
+    pub policies: Policies,
     /// The webhooks that admission asks.
     pub webhooks: Webhooks,
     /// Counters.
@@ -105,6 +107,7 @@ impl Api {
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),
+            policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
             metrics: Metrics::default(),
             nodes: NodeClient::new(config.kubelet_tls.clone()),

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use windlass_crd::schema;
 
 use crate::{
+    cel::Rules,
     context::Context,
     object,
     registry::{Custom, METADATA, Registry, Resource, ScalePaths, Subresource, Text, Verbs},
@@ -133,6 +134,7 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
         custom: Some(Custom {
             uid: object::uid(crd).to_owned(),
             fingerprint: object::number(crd, &["metadata", "generation"]).unwrap_or(0).to_string(),
+            rules: Rules::of(&written).map(Arc::new),
             schema: written,
             evolved: object::number(crd, &["metadata", "generation"]).is_some_and(|n| n > 1),
             scale,

@@ -15,6 +15,7 @@ pub mod authz;
 mod autoscaling;
 pub mod body;
 pub mod bootstrap;
+mod cel;
 pub mod context;
 pub mod crds;
 pub mod decode;

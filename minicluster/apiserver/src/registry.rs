@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use windlass_crd::schema::{self, Schema};
 
-use crate::strategy::Strategy;
+use crate::{cel::Rules, strategy::Strategy};
 
 /// Text that is static for built-in kinds and owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -134,6 +134,8 @@ pub struct Custom {
     pub fingerprint: String,
     /// Its `openAPIV3Schema` as the definition has it.
     pub schema: Arc<Value>,
+    /// The CEL rules of its schema.
+    pub(crate) rules: Option<Arc<Rules>>,
     /// True when the definition is no longer the one it was created as.
     pub evolved: bool,
     /// Where the scale subresource looks.

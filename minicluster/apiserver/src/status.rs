@@ -105,6 +105,14 @@ impl ApiError {
         self
     }
 
+    /// With another code and reason, and a cause.
+    #[must_use]
+    pub fn because(mut self, code: u16, reason: String, message: String) -> Self {
+        self.code = code;
+        self.reason = reason.into();
+        self.with_causes(vec![Cause { reason: String::new(), message, field: String::new() }])
+    }
+
     /// Tells the client when to come back.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {

@@ -173,7 +173,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     crds::settle_written(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, None)?;
     let mut errors = validate::metadata(resource, &obj);
-    errors.extend(own_errors(cx, &obj));
+    errors.extend(own_errors(cx, &obj, None));
     errors.extend(resource.strategy.validate(&obj));
     refuse(cx, &obj, &errors)?;
     for warning in resource.strategy.warnings(&obj) {
@@ -222,11 +222,14 @@ fn begin_life(cx: &Context, obj: &mut Value) {
 }
 
 /// What the schema says against an object of a custom kind.
-fn own_errors(cx: &Context, obj: &Value) -> field::ErrorList {
-    if cx.resource.custom.is_none() {
-        return field::ErrorList::new();
+fn own_errors(cx: &Context, obj: &Value, old: Option<&Value>) -> field::ErrorList {
+    let Some(custom) = &cx.resource.custom else { return field::ErrorList::new() };
+    let errors = structural::validate(obj, &cx.resource.schema(), &field::EMPTY);
+    match &custom.rules {
+        // Rules rely on types: they are asked of objects that are well formed.
+        Some(rules) if errors.is_empty() => rules.validate(&cx.resource, obj, old),
+        _ => errors,
     }
-    structural::validate(obj, &cx.resource.schema(), &field::EMPTY)
 }
 
 fn refuse(cx: &Context, obj: &Value, errors: &[field::Error]) -> ApiResult<()> {
@@ -531,7 +534,7 @@ async fn modify_once(
     }
     if part != Part::Server {
         let mut errors = validate::metadata_update(resource, &obj, old);
-        errors.extend(own_errors(cx, &obj));
+        errors.extend(own_errors(cx, &obj, Some(old)));
         errors.extend(resource.strategy.validate_update(part, &obj, old));
         refuse(cx, &obj, &errors)?;
         for warning in resource.strategy.warnings(&obj) {

@@ -12,10 +12,14 @@ mod tests;
 use futures::future::join_all;
 use minicluster_store::{Snapshot, Store};
 use serde_json::Value;
-use windlass_crd::{decode as strict, selector::LabelSelector, structural};
+use windlass_crd::{decode as strict, structural};
 
-use super::Operation;
+use super::{
+    Operation,
+    matching::{Asked, Event, Rule, Selectors, namespace_labels},
+};
 use crate::{
+    cel::{Compiled, Expression, Scope},
     context::Context,
     object,
     registry::Resource,
@@ -55,120 +59,64 @@ fn build(snapshot: &Snapshot, prefixes: &'static [&'static str]) -> Vec<Hook> {
 struct Hook {
     name: String,
     rules: Vec<Rule>,
-    namespaces: LabelSelector,
-    objects: LabelSelector,
+    selectors: Selectors,
     backend: Backend,
     ignores_failure: bool,
     reinvoked: bool,
     has_side_effects: bool,
-    conditional: bool,
-}
-
-#[derive(Debug)]
-struct Rule {
-    operations: Vec<String>,
-    groups: Vec<String>,
-    versions: Vec<String>,
-    resources: Vec<String>,
-    scope: String,
-}
-
-/// What a rule is compared with.
-struct Asked<'a> {
-    operation: &'static str,
-    resource: &'a Resource,
-    subresource: &'a str,
-}
-
-impl Rule {
-    fn read(rule: &Value) -> Self {
-        let texts = |field: &str| {
-            object::list(rule, &[field]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        };
-        Self {
-            operations: texts("operations"),
-            groups: texts("apiGroups"),
-            versions: texts("apiVersions"),
-            resources: texts("resources"),
-            scope: object::text(rule, &["scope"]).to_owned(),
-        }
-    }
-
-    fn concerns(&self, asked: &Asked<'_>) -> bool {
-        let any = |list: &[String], wanted: &str| list.iter().any(|entry| entry == "*" || entry == wanted);
-        let scope = match self.scope.as_str() {
-            "Namespaced" => asked.resource.namespaced,
-            // A Namespace is as wide as the cluster.
-            "Cluster" => !asked.resource.namespaced,
-            _ => true,
-        };
-        let plural = asked.resource.plural.as_ref();
-        let resource = self.resources.iter().any(|entry| {
-            let (resource, sub) = entry.split_once('/').unwrap_or((entry, ""));
-            (resource == "*" || resource == plural) && (sub == "*" || sub == asked.subresource)
-        });
-        scope
-            && resource
-            && any(&self.operations, asked.operation)
-            && any(&self.groups, &asked.resource.group)
-            && any(&self.versions, &asked.resource.version)
-    }
+    conditions: Vec<Compiled>,
 }
 
 impl Hook {
     fn read(hook: &Value) -> Self {
-        // A selector that does not parse selects everything: a hook that was asked for is rather called than not.
-        let selector = |field: &str| {
-            LabelSelector::from_json(hook.get(field))
-                .unwrap_or_else(|_| LabelSelector::from_requirements(Vec::new()))
-        };
         let side_effects = object::text(hook, &["sideEffects"]);
         Self {
             name: object::text(hook, &["name"]).to_owned(),
             rules: object::list(hook, &["rules"]).iter().map(Rule::read).collect(),
-            namespaces: selector("namespaceSelector"),
-            objects: selector("objectSelector"),
+            selectors: Selectors::read(hook),
             backend: Backend::read(hook),
             ignores_failure: object::text(hook, &["failurePolicy"]) == "Ignore",
             reinvoked: object::text(hook, &["reinvocationPolicy"]) == "IfNeeded",
             has_side_effects: !matches!(side_effects, "None" | "NoneOnDryRun"),
-            conditional: !object::list(hook, &["matchConditions"]).is_empty(),
+            conditions: object::list(hook, &["matchConditions"])
+                .iter()
+                .map(|condition| Expression::compile(object::text(condition, &["expression"])))
+                .collect(),
         }
+    }
+
+    /// Whether all its match conditions hold. One that fails outweighs those that cannot be evaluated.
+    fn wants(&self, request: &Value) -> Result<bool, String> {
+        if self.conditions.is_empty() {
+            return Ok(true);
+        }
+        let variables = ["object", "oldObject"].map(|name| (name, &request[name]));
+        let scope = Scope::new(&[variables[0], variables[1], ("request", request)]);
+        let mut error = None;
+        for condition in &self.conditions {
+            match condition.as_ref().map_err(Clone::clone).and_then(|condition| condition.holds(&scope)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => error = error.or(Some(why)),
+            }
+        }
+        error.map_or(Ok(true), Err)
     }
 
     fn concerns(&self, asked: &Asked<'_>, event: &Event<'_>, namespace_labels: Option<&Value>) -> bool {
-        let labels = |obj: Option<&Value>| {
-            obj.is_some_and(|obj| self.objects.matches_value(object::at(obj, &["metadata", "labels"])))
-        };
-        self.rules.iter().any(|rule| rule.concerns(asked))
-            && (labels(event.obj) || labels(event.old))
-            && namespace_labels.is_none_or(|labels| self.namespaces.matches_value(Some(labels)))
-    }
-}
-
-/// What happens to an object.
-#[derive(Clone, Copy)]
-struct Event<'a> {
-    op: Operation,
-    obj: Option<&'a Value>,
-    old: Option<&'a Value>,
-}
-
-impl Event<'_> {
-    fn operation(&self) -> &'static str {
-        match self.op {
-            Operation::Create => "CREATE",
-            Operation::Update => "UPDATE",
-            Operation::Delete => "DELETE",
-            Operation::Connect => "CONNECT",
-        }
+        self.rules.iter().any(|rule| rule.concerns(asked)) && self.selectors.select(event, namespace_labels)
     }
 }
 
 /// Admission's own configuration is out of the hooks' reach, or one bad hook could never be taken away again.
-fn is_exempt(resource: &Resource) -> bool {
+pub(super) fn is_exempt(resource: &Resource) -> bool {
     resource.group == "admissionregistration.k8s.io"
         || matches!(resource.group.as_ref(), "authentication.k8s.io" | "authorization.k8s.io")
+}
+
+/// The request as expressions see it.
+pub(super) fn request(cx: &Context, event: &Event<'_>) -> Value {
+    review::request(cx, event, "", cx.dry_run().unwrap_or_default())["request"].take()
 }
 
 /// The hooks that a request concerns.
@@ -180,21 +128,6 @@ fn concerned<'h>(cx: &Context, hooks: &'h [Hook], event: &Event<'_>) -> Vec<&'h 
         Asked { operation: event.operation(), resource: &cx.resource, subresource: &cx.info.subresource };
     let labels = namespace_labels(cx, event);
     hooks.iter().filter(|hook| hook.concerns(&asked, event, labels.as_ref())).collect()
-}
-
-/// The labels that a namespace selector looks at; `None` for objects that live in no namespace.
-fn namespace_labels(cx: &Context, event: &Event<'_>) -> Option<Value> {
-    let labels = |obj: &Value| object::at(obj, &["metadata", "labels"]).cloned().unwrap_or_default();
-    if cx.resource.group.is_empty() && cx.resource.plural == "namespaces" {
-        return event.obj.or(event.old).map(labels);
-    }
-    if !cx.resource.namespaced {
-        return None;
-    }
-    let namespaces = cx.api.registry.builtin("", "v1", "namespaces");
-    let entry = cx.api.store.get(&namespaces.key("", &cx.info.namespace));
-    let namespace = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
-    Some(namespace.as_ref().map(labels).unwrap_or_default())
 }
 
 /// Lets the mutating hooks change an object.
@@ -290,11 +223,15 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
     }
     let uid = cx.api.new_uid();
     let request = review::request(cx, event, &uid, dry_run);
-    let called = if hook.conditional {
-        // Without an engine for its conditions nobody knows whether the hook wants to be asked.
-        Err("match conditions are not supported".to_owned())
-    } else {
-        call::call(cx, &hook.backend, &request).await.and_then(|body| review::read(&body, &uid, &hook.name))
+    let called = match hook.wants(&request["request"]) {
+        Ok(false) => return Ok(None),
+        Ok(true) => call::call(cx, &hook.backend, &request)
+            .await
+            .map_err(|error| format!("failed to call webhook: {error}"))
+            .and_then(|body| review::read(&body, &uid, &hook.name)),
+        // A hook that may be missed is not asked on a guess.
+        Err(_) if hook.ignores_failure => return Ok(None),
+        Err(error) => Err(error),
     };
     match called {
         Ok(answer) => {
@@ -305,9 +242,6 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
             tracing::warn!(webhook = hook.name, error, "failed calling webhook, failing open");
             Ok(None)
         }
-        Err(error) => Err(ApiError::internal(format!(
-            "failed calling webhook \"{}\": failed to call webhook: {error}",
-            hook.name
-        ))),
+        Err(error) => Err(ApiError::internal(format!("failed calling webhook \"{}\": {error}", hook.name))),
     }
 }

@@ -11,7 +11,7 @@ use windlass_crd::{
 };
 
 use super::{Column, Part, Strategy, apps::immutable};
-use crate::{crds::ending, object};
+use crate::{cel, crds::ending, object};
 
 /// CustomResourceDefinition.
 pub(crate) struct CustomResourceDefinition;
@@ -163,6 +163,7 @@ fn versions(spec: &Value, path: &Path, errors: &mut ErrorList) {
                 if let Err(more) = schema::from_crd_at(value, &at_schema) {
                     errors.extend(more);
                 }
+                cel::check_rules(value, &at_schema, errors);
             }
         }
         printer_columns(version, &at, errors);

@@ -3,10 +3,16 @@
 //! Source: `pkg/printers/internalversion/printers.go` for columns, `pkg/apis/*/*/defaults.go` for defaults.
 
 use serde_json::{Value, json};
-use windlass_crd::{field::ErrorList, quantity::Quantity};
+use windlass_crd::{
+    field::{self, ErrorList},
+    quantity::Quantity,
+};
 
 use super::{Column, Field, Strategy, checks, columns, storage};
-use crate::{object, table};
+use crate::{cel::Expression, object, table};
+
+/// The most match conditions of a webhook.
+const CONDITIONS_MAX: usize = 64;
 
 /// A kind as a few functions.
 pub(crate) struct Listed {
@@ -424,7 +430,35 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 pub(crate) const WEBHOOKS: Listed =
-    Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]);
+    Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]).checks(match_conditions);
+
+/// The conditions of webhooks have to be expressions.
+fn match_conditions(obj: &Value) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (i, hook) in object::list(obj, &["webhooks"]).iter().enumerate() {
+        let path = field::root("webhooks").index(i).child("matchConditions");
+        let conditions = object::list(hook, &["matchConditions"]);
+        if conditions.len() > CONDITIONS_MAX {
+            errors.push(field::Error::too_many(&path, conditions.len(), CONDITIONS_MAX));
+        }
+        let mut names = std::collections::BTreeSet::new();
+        for (i, condition) in conditions.iter().enumerate() {
+            let path = path.index(i);
+            let (name, text) = (object::text(condition, &["name"]), object::text(condition, &["expression"]));
+            if name.is_empty() {
+                errors.push(field::Error::required(path.child("name"), ""));
+            } else if !names.insert(name) {
+                errors.push(field::Error::duplicate(path.child("name"), name));
+            }
+            if text.trim().is_empty() {
+                errors.push(field::Error::required(path.child("expression"), ""));
+            } else if let Err(why) = Expression::compile(text) {
+                errors.push(field::Error::invalid(path.child("expression"), text, why));
+            }
+        }
+    }
+    errors
+}
 
 fn policy_columns(rules: &'static str) -> Vec<Column> {
     let kind = |obj: &Value| match object::at(obj, &["spec", "paramKind"]) {

@@ -1,3 +1,5 @@
+//! Which webhooks a request calls, and what becomes of their answers.
+
 use serde_json::json;
 
 use super::*;
