@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "labels",
         property: labels,
-        seeds: &[b"a=b,c!=d,e in (f,g),!h,i,x.y/z notin (1,,2)", b"a==b", b"n>1,m<2", b""],
+        seeds: &[b"a=b,c!=d,e in (f,g),!h,i,x.y/z notin (1,,2)", b"a in (,)", b"a==b", b"n>1,m<2", b""],
         runs: 20_000,
     },
     Target {

@@ -40,5 +40,7 @@ pub(crate) fn run(containers: bool) -> anyhow::Result<()> {
 /// Runs the benches.
 pub(crate) fn bench() -> anyhow::Result<()> {
     host::prepare_build()?;
-    cargo(&["bench", "--package", "minicluster-store", "--bench", "engines"])
+    cargo(&["bench", "--package", "minicluster-store", "--bench", "engines"])?;
+    cargo(&["bench", "--package", "windlass", "--bench", "beside_kube_runtime"])?;
+    cargo(&["bench", "--package", "windlass-tests", "--bench", "write_path"])
 }
