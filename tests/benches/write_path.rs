@@ -39,7 +39,8 @@ async fn bench(pods: usize) {
     let cluster = TestCluster::start().await;
     let api: Api<Pod> = Api::default_namespaced(cluster.client());
     let accounts: Api<ServiceAccount> = Api::default_namespaced(cluster.client());
-    let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}})).expect("one");
+    let account: ServiceAccount =
+        serde_json::from_value(json!({"metadata": {"name": "default"}})).expect("one");
     accounts.create(&PostParams::default(), &account).await.expect("an account");
     println!("| pods, one thread, in process | each |\n|---|---|");
 
@@ -59,7 +60,8 @@ async fn bench(pods: usize) {
 
     let begun = Instant::now();
     for i in 0..pods {
-        let status = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        let status =
+            json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
         let patch = Patch::Strategic(status);
         api.patch_status(&format!("pod-{i}"), &PatchParams::default(), &patch).await.expect("a patch");
     }
