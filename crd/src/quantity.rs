@@ -421,21 +421,19 @@ fn write_binary(f: &mut fmt::Formatter<'_>, mut value: i128) -> fmt::Result {
 
 impl Quantity {
     fn write_decimal(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (mut mantissa, mut exponent) = self.normalised();
-        while exponent.rem_euclid(3) != 0 {
-            mantissa = mantissa.saturating_mul(10);
-            exponent -= 1;
+        let (mantissa, exponent) = self.normalised();
+        // Zeros are written, not multiplied out: the number may be longer than any integer.
+        let mut zeros = exponent.rem_euclid(3);
+        if self.format != Format::DecimalExponent {
+            zeros = zeros.max(exponent - 18);
         }
+        let exponent = exponent - zeros;
+        write!(f, "{mantissa}{}", "0".repeat(usize::try_from(zeros).unwrap_or(0)))?;
         if self.format == Format::DecimalExponent {
-            return if exponent == 0 { write!(f, "{mantissa}") } else { write!(f, "{mantissa}e{exponent}") };
-        }
-        while exponent > 18 {
-            mantissa = mantissa.saturating_mul(1000);
-            exponent -= 3;
+            return if exponent == 0 { Ok(()) } else { write!(f, "e{exponent}") };
         }
         let suffixes = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
-        let place = usize::try_from((exponent + 9) / 3).unwrap_or(3);
-        write!(f, "{mantissa}{}", suffixes[place])
+        f.write_str(suffixes[usize::try_from((exponent + 9) / 3).unwrap_or(3)])
     }
 }
 

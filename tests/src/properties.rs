@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "labels",
         property: labels,
-        seeds: &[b"a=b,c!=d,e in (f,g),!h,i,x.y/z notin (1,,2)", b"a==b", b"n>1,m<2", b""],
+        seeds: &[b"a=b,c!=d,e in (f,g),!h,i,x.y/z notin (1,,2)", b"a in (,)", b"a==b", b"n>1,m<2", b""],
         runs: 20_000,
     },
     Target {
@@ -84,7 +84,7 @@ pub const TARGETS: &[Target] = &[
         property: quantity,
         seeds: &[
             b"100m", b"1.5Gi", b"1e3", b"-0.0000000001", b"+12E-2", b"9223372036854775807", b"1000Ki", b".5k",
-            b"0.1234567891n", b"1E", b"00012.500u",
+            b"0.1234567891n", b"1E", b"2000000000000000000000000000000000000000000000000000000000000", b"00012.500u",
         ],
         runs: 50_000,
     },

@@ -283,7 +283,12 @@ impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut values = self.values.clone();
         values.sort();
-        let values = values.join(",");
+        let set = matches!(self.operator, Operator::In | Operator::NotIn);
+        let values = match values.as_slice() {
+            // The empty value alone: `()` would be no value at all.
+            [only] if set && only.is_empty() => ",".to_owned(),
+            _ => values.join(","),
+        };
         let key = &self.key;
         match self.operator {
             Operator::Equals => write!(f, "{key}={values}"),

@@ -35,10 +35,11 @@ pub(crate) fn run(containers: bool) -> anyhow::Result<()> {
 /// Runs the benches.
 pub(crate) fn bench() -> anyhow::Result<()> {
     host::prepare_build()?;
-    for (package, bench) in
-        [("windlass", "beside_kube_runtime"), ("minicluster-store", "engines"), ("minicluster", "promises")]
-    {
-        cargo(&["bench", "--package", package, "--bench", bench])?;
-    }
-    Ok(())
+    let benches = [
+        ("windlass", "beside_kube_runtime"),
+        ("minicluster-store", "engines"),
+        ("windlass-tests", "write_path"),
+        ("minicluster", "promises"),
+    ];
+    benches.iter().try_for_each(|(package, bench)| cargo(&["bench", "--package", package, "--bench", bench]))
 }
