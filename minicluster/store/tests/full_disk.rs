@@ -289,7 +289,7 @@ fn fill_and_empty(dir: &Path) {
     // The writer's thread holds the directory until it has seen that the store is gone.
     let again = (0..100).find_map(|_| match Store::open(&data) {
         Err(EngineError::InUse(_)) => {
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(20)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
             None
         }
         other => Some(other.unwrap()),
