@@ -361,18 +361,17 @@ impl<T: Item> Queue<T> for Fair<T> {
                 metrics.retries.inc();
             }
         }
+        let again = again.filter(|_| !(self.backoff.gate_events && outcome == Outcome::Backoff));
+        if due.is_none() && again.is_none() && slot.is_idle() {
+            state.slots.remove(item);
+        }
         match due {
             Some(due) if due > now => state.add_later(item.clone(), due, Priority::NORMAL),
             Some(_) => state.add_now(item.clone(), Priority::NORMAL, now),
             None => {}
         }
-        if let Some(priority) = again
-            && !(self.backoff.gate_events && outcome == Outcome::Backoff)
-        {
+        if let Some(priority) = again {
             state.add_now(item.clone(), priority, now);
-        }
-        if state.slots.get(item).is_some_and(Slot::is_idle) {
-            state.slots.remove(item);
         }
         self.changed(&state);
     }

@@ -83,7 +83,9 @@ async fn kubelet(cx: &Context, sub: &str, request: Request<Body>) -> ApiResult<R
     let stream = cx.api.nodes.connect(&address).await?;
     let answer = nodes::forward(stream, node, &uri, request).await?;
     match sub {
-        "log" if !answer.status().is_success() => Err(refused(answer).await),
+        "log" if answer.status().is_client_error() || answer.status().is_server_error() => {
+            Err(refused(answer).await)
+        }
         _ => Ok(answer),
     }
 }
