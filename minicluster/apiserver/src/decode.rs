@@ -133,7 +133,11 @@ pub fn tidy(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> ApiResult
         )));
     }
     let unknown = checked.unknown.iter().map(|f| format!("unknown field \"{f}\""));
-    let complaints: Vec<String> = duplicates.into_iter().chain(unknown).collect();
+    // YAML is read as a whole before its fields are looked at; JSON is read field by field, and what is unknown stands
+    // before what stands twice unless somebody wrote it the other way round.
+    let (yaml, json): (Vec<String>, Vec<String>) =
+        duplicates.into_iter().partition(|complaint| complaint.starts_with("yaml:"));
+    let complaints: Vec<String> = yaml.into_iter().chain(unknown).chain(json).collect();
     match cx.field_validation()? {
         FieldValidation::Strict if !complaints.is_empty() => {
             return Err(ApiError::bad_request(format!(
