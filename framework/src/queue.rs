@@ -254,7 +254,10 @@ impl<T: Item> Fair<T> {
                 let now = Instant::now();
                 state.promote(now);
                 if let Some((work, since)) = state.pop(now) {
-                    self.handed_out(&state, now - since);
+                    let left = Left::of(&state);
+                    // What follows takes longer than the queue should be locked.
+                    drop(state);
+                    self.handed_out(left, now - since);
                     return Some(work);
                 }
                 state.keep_time().map(|until| Timekeeper { queue: self, until })
@@ -273,21 +276,38 @@ impl<T: Item> Fair<T> {
         }
     }
 
-    fn handed_out(&self, state: &State<T>, waited: Duration) {
+    fn handed_out(&self, left: Left, waited: Duration) {
         if let Some(metrics) = &self.metrics {
             metrics.waited.observe(waited.as_secs_f64());
-            metrics.depth.set(i64::try_from(state.depth).unwrap_or(i64::MAX));
+            metrics.depth.set(left.depth);
         }
-        if state.depth > 0 || (state.timekeeper.is_none() && !state.timers.is_empty()) {
+        if left.work {
             self.wake.notify_one();
         }
     }
 
-    fn changed(&self, state: &State<T>) {
+    fn changed(&self, left: Left) {
         if let Some(metrics) = &self.metrics {
-            metrics.depth.set(i64::try_from(state.depth).unwrap_or(i64::MAX));
+            metrics.depth.set(left.depth);
         }
         self.wake.notify_one();
+    }
+}
+
+/// What a queue holds at a moment.
+#[derive(Clone, Copy)]
+struct Left {
+    depth: i64,
+    /// There is something to do for another worker.
+    work: bool,
+}
+
+impl Left {
+    fn of<T>(state: &State<T>) -> Self {
+        Self {
+            depth: i64::try_from(state.depth).unwrap_or(i64::MAX),
+            work: state.depth > 0 || (state.timekeeper.is_none() && !state.timers.is_empty()),
+        }
     }
 }
 
@@ -333,7 +353,9 @@ impl<T: Item> Queue<T> for Fair<T> {
         } else {
             state.add_now(item, add.priority, now);
         }
-        self.changed(&state);
+        let left = Left::of(&state);
+        drop(state);
+        self.changed(left);
     }
 
     fn get(&self) -> BoxFuture<'_, Option<Work<T>>> {
@@ -355,12 +377,6 @@ impl<T: Item> Queue<T> for Fair<T> {
             }
             Outcome::Backoff => due = Some(slot.fail(&self.backoff, now)),
         }
-        if let Some(metrics) = &self.metrics {
-            metrics.worked.observe((now - since).as_secs_f64());
-            if outcome == Outcome::Backoff {
-                metrics.retries.inc();
-            }
-        }
         let again = again.filter(|_| !(self.backoff.gate_events && outcome == Outcome::Backoff));
         if due.is_none() && again.is_none() && slot.is_idle() {
             state.slots.remove(item);
@@ -373,7 +389,15 @@ impl<T: Item> Queue<T> for Fair<T> {
         if let Some(priority) = again {
             state.add_now(item.clone(), priority, now);
         }
-        self.changed(&state);
+        let left = Left::of(&state);
+        drop(state);
+        if let Some(metrics) = &self.metrics {
+            metrics.worked.observe((now - since).as_secs_f64());
+            if outcome == Outcome::Backoff {
+                metrics.retries.inc();
+            }
+        }
+        self.changed(left);
     }
 
     fn depth(&self) -> usize {
