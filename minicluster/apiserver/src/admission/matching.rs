@@ -118,8 +118,16 @@ pub(super) fn namespace_labels(cx: &Context, event: &Event<'_>) -> Option<Value>
     if !cx.resource.namespaced {
         return None;
     }
-    let namespaces = cx.api.registry.builtin("", "v1", "namespaces");
-    let entry = cx.api.store.get(&namespaces.key("", &cx.info.namespace));
-    let namespace = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
+    let namespace = namespace(cx);
     Some(namespace.as_ref().map(labels).unwrap_or_default())
+}
+
+/// The namespace that the request is in, if it is in one that exists.
+pub(super) fn namespace(cx: &Context) -> Option<Value> {
+    if !cx.resource.namespaced {
+        return None;
+    }
+    let namespaces = cx.api.registry.builtin("", "v1", "namespaces");
+    let entry = cx.api.store.get(&namespaces.key("", &cx.info.namespace))?;
+    serde_json::from_slice(&entry.value).ok()
 }

@@ -10,7 +10,7 @@ use windlass_crd::selector::LabelSelector;
 
 use super::{
     Operation,
-    matching::{Asked, Event, Rule, Selectors, namespace_labels},
+    matching::{Asked, Event, Rule, Selectors, namespace, namespace_labels},
     webhook::is_exempt,
 };
 use crate::{
@@ -254,7 +254,7 @@ fn judge_with(
     params: &Value,
     request: &Value,
 ) -> Result<Vec<Refusal>, String> {
-    let namespace = namespace(cx);
+    let namespace = namespace(cx).unwrap_or_default();
     let mut scope = Scope::new(&[
         ("object", &request["object"]),
         ("oldObject", &request["oldObject"]),
@@ -291,16 +291,6 @@ impl Validation {
             None => self.message.clone(),
         }
     }
-}
-
-/// The namespace that the request is in, with what CEL may see of it.
-fn namespace(cx: &Context) -> Value {
-    if cx.info.namespace.is_empty() || !cx.resource.namespaced {
-        return Value::Null;
-    }
-    let namespaces = cx.api.registry.builtin("", "v1", "namespaces");
-    let entry = cx.api.store.get(&namespaces.key("", &cx.info.namespace));
-    entry.and_then(|entry| serde_json::from_slice(&entry.value).ok()).unwrap_or_default()
 }
 
 /// The parameters to judge with; one `null` for a policy without.

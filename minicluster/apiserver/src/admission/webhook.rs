@@ -228,7 +228,7 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
         Ok(true) => call::call(cx, &hook.backend, &request)
             .await
             .map_err(|error| format!("failed to call webhook: {error}"))
-            .and_then(|body| review::read(&body, &uid, &hook.name)),
+            .and_then(|body| review::read(&body, &uid)),
         // A hook that may be missed is not asked on a guess.
         Err(_) if hook.ignores_failure => return Ok(None),
         Err(error) => Err(error),

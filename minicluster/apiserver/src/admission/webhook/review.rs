@@ -82,7 +82,7 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// What is wrong with it.
-pub(super) fn read(body: &[u8], uid: &str, hook: &str) -> Result<Answer, String> {
+pub(super) fn read(body: &[u8], uid: &str) -> Result<Answer, String> {
     let review: Value =
         serde_json::from_slice(body).map_err(|e| format!("couldn't decode the response: {e}"))?;
     let (version, kind) = (object::text(&review, &["apiVersion"]), object::text(&review, &["kind"]));
@@ -110,7 +110,6 @@ pub(super) fn read(body: &[u8], uid: &str, hook: &str) -> Result<Answer, String>
         }
         (_, other) => return Err(format!("webhook returned invalid response.patchType of \"{other}\"")),
     };
-    tracing::trace!(hook, "answered");
     let warnings = object::list(response, &["warnings"]);
     Ok(Answer {
         allowed: response.get("allowed").and_then(Value::as_bool) == Some(true),

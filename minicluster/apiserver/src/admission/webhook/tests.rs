@@ -43,7 +43,7 @@ fn rules_name_what_they_concern() {
 fn answer(response: &Value) -> Result<review::Answer, String> {
     let review =
         json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-    review::read(review.to_string().as_bytes(), "u", "hook")
+    review::read(review.to_string().as_bytes(), "u")
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn answers_that_say_nothing_sure_are_refused() {
     for (response, why) in cases {
         assert_eq!(answer(&response).unwrap_err(), why);
     }
-    assert!(review::read(b"{", "u", "hook").unwrap_err().starts_with("couldn't decode"));
+    assert!(review::read(b"{", "u").unwrap_err().starts_with("couldn't decode"));
     let kept =
         answer(&json!({"uid": "u", "allowed": true, "patch": "W10=", "patchType": "JSONPatch"})).unwrap();
     assert_eq!(kept.patch, Some(json!([])));
