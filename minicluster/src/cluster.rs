@@ -27,7 +27,7 @@ use windlass::{CancellationToken, random::Source};
 
 use crate::{
     kubeconfig,
-    options::{Component, StoreKind, UpOptions},
+    options::{Component, PortRange, StoreKind, UpOptions},
     parts,
     pki::{self, Pki},
 };
@@ -263,7 +263,10 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
     let to_kubelets = pki.client("kube-apiserver-kubelet-client", &["system:masters"])?;
     let config = Config {
         service_cidr: options.service_cidr,
-        node_ports: (30_000, 32_767),
+        node_ports: {
+            let PortRange(first, last) = options.apiserver.service_node_port_range;
+            (first, last)
+        },
         issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
         token_key_pkcs8: pki.token_key(),
         ca_pem: pki.ca_pem().to_owned(),

@@ -5,6 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, str::FromStr};
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
+mod apiserver;
+
+pub use apiserver::{ApiserverOptions, PortRange};
+
 /// A part of the cluster that can run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Component {
@@ -136,6 +140,9 @@ pub struct UpOptions {
     /// A folder of pod manifests that the kubelet runs by itself
     #[arg(long, value_name = "DIR")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// What only the API server is told
+    #[command(flatten)]
+    pub apiserver: ApiserverOptions,
     /// Say more; twice for everything
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,

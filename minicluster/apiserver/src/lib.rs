@@ -28,6 +28,7 @@ pub mod negotiate;
 pub mod nodes;
 pub mod object;
 pub mod openapi;
+mod outbound;
 pub mod pipeline;
 pub mod read;
 pub mod registry;

@@ -1,13 +1,14 @@
 //! Admission webhooks: programs of the cluster's users that change or judge objects before they are stored.
 //!
-//! Which hooks a request concerns is decided here, purely; [`call`] asks them. Mutating hooks run one after another in
+//! Which hooks a request concerns is decided here, purely; [`outbound`](crate::outbound) asks them. Mutating hooks run one after another in
 //! the order of their configurations' names, validating ones at the same time. Source:
 //! `k8s.io/apiserver/pkg/admission/plugin/webhook`.
 
-mod call;
 mod review;
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use futures::future::join_all;
 use minicluster_store::{Snapshot, Store};
@@ -22,11 +23,11 @@ use crate::{
     cel::{Compiled, Expression, Scope},
     context::Context,
     object,
+    outbound::{self, Backend},
     registry::Resource,
     status::{ApiError, ApiResult},
     view::{self, View},
 };
-use call::Backend;
 
 const MUTATING: &str = "/registry/mutatingwebhookconfigurations/";
 const VALIDATING: &str = "/registry/validatingwebhookconfigurations/";
@@ -54,6 +55,12 @@ fn build(snapshot: &Snapshot, prefixes: &'static [&'static str]) -> Vec<Hook> {
         .collect()
 }
 
+/// How long a hook may take: 10 s unless it says otherwise.
+fn timeout_of(hook: &Value) -> Duration {
+    let seconds = object::number(hook, &["timeoutSeconds"]).and_then(|n| u64::try_from(n).ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
 /// One webhook of a configuration.
 #[derive(Debug)]
 struct Hook {
@@ -74,7 +81,7 @@ impl Hook {
             name: object::text(hook, &["name"]).to_owned(),
             rules: object::list(hook, &["rules"]).iter().map(Rule::read).collect(),
             selectors: Selectors::read(hook),
-            backend: Backend::read(hook),
+            backend: Backend::of_client_config(&hook["clientConfig"], timeout_of(hook)),
             ignores_failure: object::text(hook, &["failurePolicy"]) == "Ignore",
             reinvoked: object::text(hook, &["reinvocationPolicy"]) == "IfNeeded",
             has_side_effects: !matches!(side_effects, "None" | "NoneOnDryRun"),
@@ -225,7 +232,7 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
     let request = review::request(cx, event, &uid, dry_run);
     let called = match hook.wants(&request["request"]) {
         Ok(false) => return Ok(None),
-        Ok(true) => call::call(cx, &hook.backend, &request)
+        Ok(true) => outbound::post(&cx.api, &hook.backend, "kube-apiserver-admission", &request)
             .await
             .map_err(|error| format!("failed to call webhook: {error}"))
             .and_then(|body| review::read(&body, &uid)),

@@ -1,4 +1,5 @@
-//! The call: one HTTPS request with a deadline, to a URL or to a Service of the cluster.
+//! Requests that this server makes of others: webhooks, token issuers, extension servers. One HTTPS exchange with a
+//! deadline, to a URL or to a Service of the cluster.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +16,11 @@ use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::{body::BODY_BYTES_MAX, context::Context, object, services};
+use crate::{api::Api, body::BODY_BYTES_MAX, object, services};
 
-/// Where a hook listens, and how it proves itself.
+/// Where another server listens, and how it proves itself.
 #[derive(Debug)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     target: Target,
     tls: Result<Arc<ClientConfig>, String>,
     timeout: Duration,
@@ -32,8 +33,8 @@ enum Target {
 }
 
 impl Backend {
-    pub(super) fn read(hook: &Value) -> Self {
-        let config = hook.get("clientConfig").unwrap_or(&Value::Null);
+    /// What a `WebhookClientConfig` says: `url` or `service`, and `caBundle`.
+    pub(crate) fn of_client_config(config: &Value, timeout: Duration) -> Self {
         let target = match object::at(config, &["service"]) {
             Some(service) => Target::Service {
                 namespace: object::text(service, &["namespace"]).to_owned(),
@@ -43,9 +44,7 @@ impl Backend {
             },
             None => Target::Url(object::text(config, &["url"]).to_owned()),
         };
-        let seconds =
-            object::number(hook, &["timeoutSeconds"]).and_then(|n| u64::try_from(n).ok()).unwrap_or(10);
-        Self { target, tls: tls(object::text(config, &["caBundle"])), timeout: Duration::from_secs(seconds) }
+        Self { target, tls: tls(object::text(config, &["caBundle"])), timeout }
     }
 
     /// The URL as errors show it.
@@ -83,27 +82,33 @@ fn tls(bundle: &str) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// Sends a review and returns the body of the answer.
+/// Posts JSON and returns the body of the answer.
 ///
 /// # Errors
 /// A sentence, as Go's HTTP client would say it.
-pub(super) async fn call(cx: &Context, backend: &Backend, review: &Value) -> Result<Bytes, String> {
+pub(crate) async fn post(api: &Api, backend: &Backend, agent: &str, body: &Value) -> Result<Bytes, String> {
     let url = backend.url();
     let failed = |why: String| format!("Post \"{url}\": {why}");
-    match timeout(backend.timeout, exchange(cx, backend, &url, review)).await {
+    match timeout(backend.timeout, exchange(api, backend, agent, &url, body)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(failed("context deadline exceeded".to_owned())),
     }
 }
 
-async fn exchange(cx: &Context, backend: &Backend, url: &str, review: &Value) -> Result<Bytes, String> {
+async fn exchange(
+    api: &Api,
+    backend: &Backend,
+    agent: &str,
+    url: &str,
+    body: &Value,
+) -> Result<Bytes, String> {
     let uri: Uri = url.parse().map_err(|e| format!("invalid URL: {e}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let address = match &backend.target {
         Target::Url(_) => (host.clone(), uri.port_u16().unwrap_or(443)),
         Target::Service { namespace, name, port, .. } => {
-            services::endpoint_of_port(&cx.api, namespace, name, *port)
+            services::endpoint_of_port(api, namespace, name, *port)
                 .ok_or_else(|| format!("no endpoints available for service \"{name}\""))?
         }
     };
@@ -116,13 +121,13 @@ async fn exchange(cx: &Context, backend: &Backend, url: &str, review: &Value) ->
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     tokio::spawn(connection);
-    let body = serde_json::to_vec(review).expect("JSON into memory");
+    let body = serde_json::to_vec(body).expect("JSON into memory");
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)
         .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json, */*")
-        .header(header::USER_AGENT, "kube-apiserver-admission")
+        .header(header::USER_AGENT, agent)
         .body(Full::new(Bytes::from(body)))
         .map_err(|e| e.to_string())?;
     let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;

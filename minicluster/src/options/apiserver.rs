@@ -1,0 +1,49 @@
+//! The flags of the API server, under the names that kube-apiserver gives them.
+
+use std::str::FromStr;
+
+use clap::Args;
+
+/// What only the API server is told.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "API server")]
+pub struct ApiserverOptions {
+    /// Node ports of Services come from here, both ends included
+    #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST")]
+    pub service_node_port_range: PortRange,
+}
+
+/// Ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange(pub u16, pub u16);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) =
+            text.split_once('-').ok_or("two ports with a dash between them, as 30000-32767")?;
+        let port = |text: &str| text.trim().parse::<u16>().map_err(|e| format!("{text:?}: {e}"));
+        match (port(first)?, port(last)?) {
+            (0, _) => Err("port 0 is none".to_owned()),
+            (first, last) if first > last => Err(format!("{first} comes after {last}")),
+            (first, last) => Ok(Self(first, last)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_two_ends_in_order() {
+        assert_eq!("1000-2000".parse::<PortRange>(), Ok(PortRange(1000, 2000)));
+        for (text, why) in
+            [("1000", "two ports"), ("0-5", "port 0"), ("2000-1000", "comes after"), ("1-70000", "70000")]
+        {
+            let error = text.parse::<PortRange>().unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
