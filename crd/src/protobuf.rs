@@ -1,23 +1,28 @@
-//! Kubernetes' protobuf encoding of built-in kinds, decoded into JSON.
+//! Kubernetes' protobuf encoding of built-in kinds, and JSON: each made from the other.
 //!
-//! Typed clients, kubectl's `create` family among them, send request bodies in this encoding. The decoder is driven by
-//! a table of tags; a field that the table does not know is skipped, as protobuf demands. Every length, depth and
-//! count comes from the network and is checked before it is believed.
+//! Typed clients, kubectl's `create` family and upstream's own components among them, speak this encoding. Both ways
+//! are driven by one table of tags; a field that the table does not know is skipped, as protobuf demands. Every length,
+//! depth and count that comes from the network is checked before it is believed.
 //!
 //! Source: `k8s.io/apimachinery/pkg/runtime/serializer/protobuf` for the envelope.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::LazyLock,
-};
+mod decode;
+mod encode;
+mod table;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use serde_json::{Map, Value, json};
+use std::convert::Infallible;
 
-const TABLE: &str = include_str!("protobuf/tags.txt");
+use serde::de::DeserializeSeed as _;
+use serde_json::{Map, Value};
+
+use decode::{Reader, Wire, utf8};
+use table::Id;
 
 /// The four bytes before every message.
 const MAGIC: &[u8] = b"k8s\0";
+
+/// The message of a schema within a definition.
+const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
 
 /// Why bytes cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,70 +54,23 @@ pub enum DecodeError {
 
 type Result<T> = std::result::Result<T, DecodeError>;
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Text,
-    Bytes,
-    Integer,
-    Bool,
-    Double,
-    Message(&'static str),
+/// Why an object has no protobuf.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// No message definition for the kind.
+    #[error("no kind \"{kind}\" is registered for version \"{api_version}\" in scheme")]
+    UnknownKind {
+        /// The kind.
+        kind: String,
+        /// The group and version.
+        api_version: String,
+    },
+    /// The JSON is none, or does not fit the kind.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shape {
-    One,
-    List,
-    Map,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Field {
-    name: &'static str,
-    kind: Kind,
-    shape: Shape,
-    /// A zero, or an empty text, says something: it was written behind a pointer, or JSON has it always.
-    keeps_zero: bool,
-}
-
-type Message = BTreeMap<u64, Field>;
-
-static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| {
-    let mut messages: HashMap<&'static str, Message> = HashMap::new();
-    let mut current = "";
-    for line in TABLE.lines().filter(|l| !l.starts_with('#')) {
-        let Some(row) = line.strip_prefix(' ') else {
-            current = line;
-            messages.entry(current).or_default();
-            continue;
-        };
-        let mut words = row.split(' ');
-        let (Some(tag), Some(name), Some(type_)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
-        let (shape, type_) = match (type_.strip_prefix("[]"), type_.strip_prefix("{}")) {
-            (Some(t), _) => (Shape::List, t),
-            (_, Some(t)) => (Shape::Map, t),
-            _ => (Shape::One, type_),
-        };
-        let keeps_zero = if type_.starts_with('s') { type_.ends_with('*') } else { !type_.ends_with('?') };
-        let kind = match type_.trim_end_matches(['*', '?']) {
-            "s" => Kind::Text,
-            "y" => Kind::Bytes,
-            "i" => Kind::Integer,
-            "b" => Kind::Bool,
-            "d" => Kind::Double,
-            _ => Kind::Message(words.next().unwrap_or("")),
-        };
-        if let (Ok(tag), Some(message)) = (tag.parse(), messages.get_mut(current)) {
-            message.insert(tag, Field { name, kind, shape, keeps_zero });
-        }
-    }
-    messages
-});
-
-/// Decodes an enveloped object. `definition` finds the message of a kind: `("apps/v1", "Deployment")` is
-/// `apps.v1.Deployment`.
+/// Decodes an enveloped object.
 ///
 /// # Errors
 /// [`DecodeError`]; whatever the bytes are, it never panics and never allocates more than a small multiple of them.
@@ -138,292 +96,153 @@ pub fn decode(bytes: &[u8], max_depth: usize) -> Result<Value> {
             _ => {}
         }
     }
-    let name = definition(&api_version, &kind)
+    let id = definition(&api_version, &kind)
         .ok_or_else(|| DecodeError::UnknownKind { kind: kind.clone(), api_version: api_version.clone() })?;
     let mut object = Map::new();
-    message(name, raw, max_depth, &mut object)?;
+    decode::message(id, raw, max_depth, &mut object)?;
     object.insert("apiVersion".to_owned(), api_version.into());
     object.insert("kind".to_owned(), kind.into());
     Ok(Value::Object(object))
 }
 
-/// The message that stands for a kind.
-fn definition(api_version: &str, kind: &str) -> Option<&'static str> {
+/// The message that stands for a kind: `("apps/v1", "Deployment")` is `apps.v1.Deployment`.
+fn definition(api_version: &str, kind: &str) -> Option<Id> {
+    const META: [&str; 10] = [
+        "APIGroup",
+        "APIGroupList",
+        "APIResourceList",
+        "APIVersions",
+        "CreateOptions",
+        "DeleteOptions",
+        "ListOptions",
+        "PatchOptions",
+        "Status",
+        "UpdateOptions",
+    ];
+    if META.contains(&kind) {
+        return table::find(&format!("meta.v1.{kind}"));
+    }
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
-    let short = group.split('.').next()?;
-    let name = match (short, kind) {
-        (
-            _,
-            "DeleteOptions" | "ListOptions" | "Status" | "CreateOptions" | "PatchOptions" | "UpdateOptions",
-        ) => {
-            format!("meta.v1.{kind}")
-        }
-        ("rbac", _) => format!("rbac.{version}.{kind}"),
-        _ => format!("{short}.{version}.{kind}"),
-    };
-    MESSAGES.get_key_value(name.as_str()).map(|(name, _)| *name)
+    table::find(&format!("{}.{version}.{kind}", group.split('.').next()?))
 }
 
-fn message(name: &'static str, bytes: &[u8], depth: usize, out: &mut Map<String, Value>) -> Result<()> {
-    let depth = depth.checked_sub(1).ok_or(DecodeError::TooDeep(0))?;
-    let Some(fields) = MESSAGES.get(name) else { return Ok(()) };
-    let mut reader = Reader(bytes);
-    while let Some((tag, wire)) = reader.tag()? {
-        let Some(field) = fields.get(&tag) else { continue };
-        match field.shape {
-            Shape::Map => map_entry(field, wire, depth, out)?,
-            Shape::List => {
-                let list = out.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
-                let Some(list) = list.as_array_mut() else { continue };
-                for wire in packed(field.kind, wire)? {
-                    list.push(value(field.kind, wire, depth)?);
-                }
-            }
-            Shape::One if field.name == "-" => {
-                if let (Kind::Message(inner), Wire::Bytes(bytes)) = (field.kind, wire) {
-                    message(inner, bytes, depth, out)?;
-                }
-            }
-            Shape::One => {
-                let value = value(field.kind, wire, depth)?;
-                if let Some(value) = present(field, value) {
-                    out.insert(field.name.to_owned(), value);
-                }
-            }
-        }
-    }
-    Ok(())
+/// True when objects of the kind can be encoded.
+pub fn is_known(api_version: &str, kind: &str) -> bool {
+    definition(api_version, kind).is_some()
 }
 
-/// Upstream writes fields without a pointer even when they are empty; JSON leaves those out.
-fn present(field: &Field, value: Value) -> Option<Value> {
-    let empty = match &value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty() && !(field.keeps_zero && matches!(field.kind, Kind::Text)),
-        Value::Bool(false) => !field.keeps_zero,
-        Value::Number(number) => number.as_f64() == Some(0.0) && !field.keeps_zero,
-        Value::Object(map) => map.is_empty() && matches!(field.name, "metadata" | "status" | "spec"),
-        _ => false,
-    };
-    (!empty).then_some(value)
-}
-
-fn map_entry(field: &Field, wire: Wire<'_>, depth: usize, out: &mut Map<String, Value>) -> Result<()> {
-    let Wire::Bytes(bytes) = wire else { return Ok(()) };
-    let mut key = String::new();
-    let mut entry = match field.kind {
-        Kind::Text | Kind::Bytes => Value::from(""),
-        Kind::Message(_) => json!({}),
-        Kind::Bool => false.into(),
-        Kind::Integer | Kind::Double => 0.into(),
-    };
-    let mut reader = Reader(bytes);
-    while let Some((tag, wire)) = reader.tag()? {
-        match (tag, wire) {
-            (1, Wire::Bytes(text)) => key = utf8(text)?.to_owned(),
-            (2, wire) => entry = value(field.kind, wire, depth)?,
-            _ => {}
-        }
-    }
-    let map = out.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
-    if let Some(map) = map.as_object_mut() {
-        map.insert(key, entry);
-    }
-    Ok(())
-}
-
-/// The items of a list of numbers may come in one piece.
-fn packed(kind: Kind, wire: Wire<'_>) -> Result<Vec<Wire<'_>>> {
-    let Wire::Bytes(bytes) = wire else { return Ok(vec![wire]) };
-    if !matches!(kind, Kind::Integer | Kind::Bool) {
-        return Ok(vec![wire]);
-    }
-    let mut reader = Reader(bytes);
-    let mut items = Vec::new();
-    while !reader.0.is_empty() {
-        items.push(Wire::Varint(reader.varint()?));
-    }
-    Ok(items)
-}
-
-fn value(kind: Kind, wire: Wire<'_>, depth: usize) -> Result<Value> {
-    Ok(match (kind, wire) {
-        (Kind::Text, Wire::Bytes(bytes)) => utf8(bytes)?.into(),
-        (Kind::Bytes, Wire::Bytes(bytes)) => STANDARD.encode(bytes).into(),
-        #[expect(clippy::cast_possible_wrap, reason = "negative numbers are sent as their two's complement")]
-        (Kind::Integer, Wire::Varint(n)) => (n as i64).into(),
-        (Kind::Bool, Wire::Varint(n)) => (n != 0).into(),
-        (Kind::Double, Wire::Fixed64(bits)) => number(f64::from_bits(bits)),
-        (Kind::Message(name), Wire::Bytes(bytes)) => special(name, bytes, depth)?,
-        _ => return Err(DecodeError::Content("a field has another wire type than its definition")),
-    })
-}
-
-fn number(n: f64) -> Value {
-    // A whole number reads as one, as Go writes it.
-    #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
-    if n.fract() == 0.0 && n.abs() < 9e15 { (n as i64).into() } else { n.into() }
-}
-
-/// Messages whose JSON is not an object of their fields.
-fn special(name: &'static str, bytes: &[u8], depth: usize) -> Result<Value> {
-    let fields = || -> Result<BTreeMap<u64, Wire<'_>>> {
-        let mut reader = Reader(bytes);
-        let mut all = BTreeMap::new();
-        while let Some((tag, wire)) = reader.tag()? {
-            all.insert(tag, wire);
-        }
-        Ok(all)
-    };
-    let text = |wire: Option<&Wire<'_>>| match wire {
-        Some(Wire::Bytes(bytes)) => utf8(bytes).map(str::to_owned),
-        _ => Ok(String::new()),
-    };
-    let integer = |wire: Option<&Wire<'_>>| match wire {
-        #[expect(clippy::cast_possible_wrap, reason = "negative numbers are sent as their two's complement")]
-        Some(Wire::Varint(n)) => *n as i64,
-        _ => 0,
-    };
-    let raw = |wire: Option<&Wire<'_>>| match wire {
-        Some(Wire::Bytes([])) | None => Ok(Value::Null),
-        Some(Wire::Bytes(bytes)) => {
-            let parsed = crate::decode::parse_json(bytes, depth.max(1));
-            parsed.map(|(value, _)| value).map_err(|_| DecodeError::Content("embedded JSON does not parse"))
-        }
-        Some(_) => Ok(Value::Null),
-    };
-    Ok(match name {
-        "meta.v1.Time" | "meta.v1.MicroTime" => {
-            let all = fields()?;
-            time(integer(all.get(&1)), integer(all.get(&2)), name == "meta.v1.MicroTime")
-        }
-        "quantity.Quantity" => text(fields()?.get(&1))?.into(),
-        "intstr.IntOrString" => {
-            let all = fields()?;
-            if integer(all.get(&1)) == 0 { integer(all.get(&2)).into() } else { text(all.get(&3))?.into() }
-        }
-        "runtime.RawExtension" | "meta.v1.FieldsV1" | "apiextensions.v1.Json" => raw(fields()?.get(&1))?,
-        "meta.v1.Verbs"
-        | "authentication.v1.ExtraValue"
-        | "authorization.v1.ExtraValue"
-        | "certificates.v1.ExtraValue" => {
-            let mut items = Vec::new();
-            let mut reader = Reader(bytes);
-            while let Some((tag, wire)) = reader.tag()? {
-                if tag == 1 {
-                    items.push(text(Some(&wire))?.into());
-                }
-            }
-            Value::Array(items)
-        }
-        "apiextensions.v1.JsonSchemaPropsOrBool" => match fields()?.get(&2) {
-            Some(Wire::Bytes(schema)) => object("apiextensions.v1.JSONSchemaProps", schema, depth)?,
-            _ => (integer(fields()?.get(&1)) != 0).into(),
-        },
-        "apiextensions.v1.JsonSchemaPropsOrArray" | "apiextensions.v1.JsonSchemaPropsOrStringArray" => {
-            either(name, bytes, depth)?
-        }
-        _ => object(name, bytes, depth)?,
-    })
-}
-
-/// A schema, or a list of schemas or of names.
-fn either(name: &str, bytes: &[u8], depth: usize) -> Result<Value> {
-    const SCHEMA: &str = "apiextensions.v1.JSONSchemaProps";
-    let names = name.ends_with("StringArray");
-    let mut items = Vec::new();
-    let mut reader = Reader(bytes);
-    while let Some((tag, wire)) = reader.tag()? {
-        match (tag, wire) {
-            (1, Wire::Bytes(schema)) => return object(SCHEMA, schema, depth),
-            (2, Wire::Bytes(item)) if names => items.push(utf8(item)?.into()),
-            (2, Wire::Bytes(item)) => items.push(object(SCHEMA, item, depth)?),
-            _ => {}
-        }
-    }
-    Ok(Value::Array(items))
-}
-
-fn object(name: &'static str, bytes: &[u8], depth: usize) -> Result<Value> {
-    let mut map = Map::new();
-    message(name, bytes, depth, &mut map)?;
-    Ok(Value::Object(map))
-}
-
-/// The zero time of Go stands for "no time".
-fn time(seconds: i64, nanos: i64, micro: bool) -> Value {
-    const GO_ZERO: i64 = -62_135_596_800;
-    if nanos == 0 && matches!(seconds, 0 | GO_ZERO) {
-        return Value::Null;
-    }
-    let nanos = i32::try_from(nanos).unwrap_or(0);
-    let Ok(at) = jiff::Timestamp::new(seconds, nanos) else { return Value::Null };
-    let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
-    at.strftime(format).to_string().into()
-}
-
-fn utf8(bytes: &[u8]) -> Result<&str> {
-    std::str::from_utf8(bytes).map_err(|_| DecodeError::Content("text is not UTF-8"))
-}
-
+/// The message type of one kind, looked up once for many objects.
 #[derive(Clone, Copy, Debug)]
-enum Wire<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Bytes(&'a [u8]),
-    Fixed32,
+pub struct Encoder<'a> {
+    api_version: &'a str,
+    kind: &'a str,
+    id: Id,
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn tag(&mut self) -> Result<Option<(u64, Wire<'a>)>> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let key = self.varint()?;
-        let wire = match key & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => {
-                let bytes = self.take(8)?;
-                Wire::Fixed64(u64::from_le_bytes(bytes.try_into().map_err(|_| DecodeError::Truncated)?))
-            }
-            2 => {
-                let len = usize::try_from(self.varint()?).map_err(|_| DecodeError::Truncated)?;
-                Wire::Bytes(self.take(len)?)
-            }
-            5 => {
-                self.take(4)?;
-                Wire::Fixed32
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "three bits")]
-            other => return Err(DecodeError::WireType(other as u8)),
-        };
-        Ok(Some((key >> 3, wire)))
+impl<'a> Encoder<'a> {
+    /// The encoder of a kind.
+    ///
+    /// # Errors
+    /// [`EncodeError::UnknownKind`].
+    pub fn new(api_version: &'a str, kind: &'a str) -> std::result::Result<Self, EncodeError> {
+        let unknown =
+            || EncodeError::UnknownKind { kind: kind.to_owned(), api_version: api_version.to_owned() };
+        let id = definition(api_version, kind).ok_or_else(unknown)?;
+        Ok(Self { api_version, kind, id })
     }
 
-    fn varint(&mut self) -> Result<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first().ok_or(DecodeError::Truncated)?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(DecodeError::Content("an integer is longer than 64 bits"))
+    /// Appends an object in its envelope, as it stands alone.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`].
+    pub fn enveloped(&self, json: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
+        self.envelope(out);
+        encode::nested(out, 2, |out| self.bare(json, out))
     }
 
-    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(len).ok_or(DecodeError::Truncated)?;
-        self.0 = tail;
-        Ok(head)
+    /// Appends the magic and the type, which stand before the object.
+    fn envelope(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(MAGIC);
+        let Ok(()) = encode::nested::<Infallible>(out, 1, |out| {
+            encode::bytes(out, 1, self.api_version.as_bytes());
+            encode::bytes(out, 2, self.kind.as_bytes());
+            Ok(())
+        });
     }
+
+    /// Appends an object as it stands in a list.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`].
+    pub fn bare(&self, json: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        encode::Message { id: self.id, out }.deserialize(&mut reader)?;
+        Ok(reader.end()?)
+    }
+
+    /// Begins a list of objects: what stands before the items, whose encoded length (each with [`item_len`]) is known.
+    ///
+    /// # Errors
+    /// [`EncodeError::Json`] when `metadata` is none.
+    pub fn list_head(&self, metadata: &Value, items_len: usize) -> std::result::Result<Vec<u8>, EncodeError> {
+        let mut head = Vec::new();
+        self.bare(serde_json::json!({ "metadata": metadata }).to_string().as_bytes(), &mut head)?;
+        let mut out = Vec::new();
+        self.envelope(&mut out);
+        encode::length(&mut out, 2, head.len() + items_len);
+        out.extend_from_slice(&head);
+        Ok(out)
+    }
+}
+
+/// The bytes that an item of a list takes, with what stands before it.
+pub fn item_len(item: usize) -> usize {
+    let mut head = Vec::new();
+    encode::length(&mut head, 2, item);
+    head.len() + item
+}
+
+/// Appends an item of a list.
+pub fn item(out: &mut Vec<u8>, item: &[u8]) {
+    encode::bytes(out, 2, item);
+}
+
+/// Appends a `WatchEvent` around an enveloped object, with the frame's length before it.
+pub fn watch_frame(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
+    let mut event = Vec::with_capacity(object.len() + 32);
+    encode::bytes(&mut event, 1, kind.as_bytes());
+    let Ok(()) = encode::nested::<Infallible>(&mut event, 2, |out| {
+        encode::bytes(out, 1, object);
+        Ok(())
+    });
+    out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(&event);
+}
+
+/// Encodes an object that says its own kind.
+///
+/// # Errors
+/// [`EncodeError`].
+pub fn encode(json: &[u8]) -> std::result::Result<Vec<u8>, EncodeError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    #[derive(Default)]
+    struct Type<'a> {
+        #[serde(borrow)]
+        api_version: std::borrow::Cow<'a, str>,
+        #[serde(borrow)]
+        kind: std::borrow::Cow<'a, str>,
+    }
+    let head: Type<'_> = serde_json::from_slice(json)?;
+    let mut out = Vec::with_capacity(json.len());
+    Encoder::new(&head.api_version, &head.kind)?.enveloped(json, &mut out)?;
+    Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn field(tag: u64, bytes: &[u8]) -> Vec<u8> {
@@ -493,30 +312,87 @@ mod tests {
         assert!(matches!(decode(&envelope("v1", "Nonsense", b""), 64), Err(DecodeError::UnknownKind { .. })));
     }
 
+    /// An object of JSON that shows every special form, and what comes back of it.
+    fn there_and_back(object: Value) {
+        let bytes = encode(&serde_json::to_vec(&object).unwrap()).unwrap();
+        assert_eq!(decode(&bytes, 64), Ok(object));
+    }
+
     #[test]
-    fn every_type_that_the_table_names_is_known() {
-        let special = [
-            "meta.v1.Time",
-            "meta.v1.MicroTime",
-            "quantity.Quantity",
-            "intstr.IntOrString",
-            "runtime.RawExtension",
-            "meta.v1.FieldsV1",
-            "apiextensions.v1.Json",
-            "meta.v1.Verbs",
-            "authentication.v1.ExtraValue",
-            "authorization.v1.ExtraValue",
-            "certificates.v1.ExtraValue",
-            "apiextensions.v1.JsonSchemaPropsOrBool",
-            "apiextensions.v1.JsonSchemaPropsOrArray",
-            "apiextensions.v1.JsonSchemaPropsOrStringArray",
-        ];
-        for (name, fields) in MESSAGES.iter() {
-            for field in fields.values() {
-                if let Kind::Message(inner) = field.kind {
-                    assert!(MESSAGES.contains_key(inner) || special.contains(&inner), "{name}: {inner}");
-                }
-            }
-        }
+    fn what_is_encoded_reads_as_it_was() {
+        there_and_back(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": "a", "labels": {"x": "", "y": "z"}, "creationTimestamp": "2026-01-02T03:04:05Z",
+                "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {"f:nodeName": {}}}}],
+            },
+            "spec": {
+                "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c", "defaultMode": 0}}],
+                "containers": [{
+                    "name": "a", "image": "i", "tty": true,
+                    "resources": {"limits": {"cpu": "100m"}},
+                    "livenessProbe": {"httpGet": {"path": "/", "port": "web"}, "periodSeconds": 3},
+                    "readinessProbe": {"tcpSocket": {"port": 80}},
+                }],
+                "terminationGracePeriodSeconds": 0,
+            },
+            "status": {"startTime": "2026-01-02T03:04:05Z"},
+        }));
+        there_and_back(json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "a"},
+            "spec": {"versions": [{"name": "v1", "served": true, "storage": false, "schema": {"openAPIV3Schema": {
+                "type": "object", "maximum": 1.5, "default": {"a": [1, 2.5, null]},
+                "properties": {"a": {"type": "array", "items": {"type": "string"}}},
+                "additionalProperties": {"type": "integer"}, "enum": [1, "x"],
+            }}}]},
+        }));
+        there_and_back(json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "a"},
+            "spec": {"renewTime": "2026-01-02T03:04:05.000006Z", "leaseTransitions": -1},
+        }));
+        there_and_back(json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "a"},
+            "spec": {"matchConstraints": {"resourceRules": [{
+                "operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"],
+            }]}},
+        }));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let encode = |object: Value| encode(object.to_string().as_bytes()).map_err(|e| e.to_string());
+        let unknown = encode(json!({"apiVersion": "v1", "kind": "Nothing"})).unwrap_err();
+        assert_eq!(unknown, "no kind \"Nothing\" is registered for version \"v1\" in scheme");
+        assert!(encode(json!({"apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": 1}})).is_err());
+        assert!(encode(json!({"apiVersion": "v1", "kind": "Pod", "spec": []})).is_err());
+        assert!(encode(json!({"apiVersion": "v1", "kind": "Secret", "data": {"a": "%"}})).is_err());
+    }
+
+    #[test]
+    fn a_list_and_a_frame_hold_their_objects() {
+        let items = ["a", "b"].map(|name| {
+            let mut out = Vec::new();
+            let object = json!({"metadata": {"name": name}, "data": {"k": "v".repeat(200)}});
+            Encoder::new("v1", "ConfigMap").unwrap().bare(object.to_string().as_bytes(), &mut out).unwrap();
+            out
+        });
+        let len = items.iter().map(|item| item_len(item.len())).sum();
+        let list = Encoder::new("v1", "ConfigMapList").unwrap();
+        let mut bytes = list.list_head(&json!({"resourceVersion": "7"}), len).unwrap();
+        items.iter().for_each(|i| item(&mut bytes, i));
+        let read = decode(&bytes, 64).unwrap();
+        assert_eq!(
+            (&read["kind"], &read["metadata"]["resourceVersion"]),
+            (&json!("ConfigMapList"), &json!("7"))
+        );
+        assert_eq!(read["items"][1]["metadata"]["name"], "b");
+
+        let mut frame = Vec::new();
+        watch_frame(&mut frame, "ADDED", &bytes);
+        let (len, event) = frame.split_at(4);
+        assert_eq!(u32::from_be_bytes(len.try_into().unwrap()) as usize, event.len());
+        let mut reader = Reader(event);
+        assert!(matches!(reader.tag(), Ok(Some((1, Wire::Bytes(b"ADDED"))))));
+        assert!(matches!(reader.tag(), Ok(Some((2, Wire::Bytes(_))))));
     }
 }
