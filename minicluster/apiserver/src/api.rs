@@ -12,6 +12,7 @@ use crate::{
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
+    encodings::Encodings,
     kinds,
     metrics::Metrics,
     nodes::NodeClient,
@@ -74,6 +75,8 @@ pub struct Api {
     pub policies: Policies,
     /// The webhooks that admission asks.
     pub webhooks: Webhooks,
+    /// Encodings of recent states.
+    pub encodings: Encodings,
     /// Counters.
     pub metrics: Metrics,
     /// The way to the kubelets.
@@ -109,6 +112,7 @@ impl Api {
             documents: Mutex::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
+            encodings: Encodings::default(),
             metrics: Metrics::default(),
             nodes: NodeClient::new(config.kubelet_tls.clone()),
             store,

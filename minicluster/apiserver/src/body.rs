@@ -7,11 +7,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use minicluster_store::Entry;
+use windlass_crd::protobuf;
 
 use crate::status::{ApiError, ApiResult};
 
@@ -89,44 +90,68 @@ pub async fn read(body: Body) -> ApiResult<Bytes> {
     }
 }
 
-/// A list of stored objects, written out piece by piece from shared bytes.
-pub struct ListBody {
+/// A list of stored objects, written out piece by piece as the connection takes it.
+pub struct ListBody<F> {
     head: Option<Bytes>,
     items: std::vec::IntoIter<Arc<Entry>>,
+    show: F,
+    is_protobuf: bool,
     first: bool,
     done: bool,
 }
 
-impl ListBody {
-    /// `head` ends with `"items":[`.
-    pub fn new(head: Bytes, items: Vec<Arc<Entry>>) -> Self {
-        Self { head: Some(head), items: items.into_iter(), first: true, done: false }
+impl<F: Fn(&Entry) -> Bytes> ListBody<F> {
+    /// A list in JSON: `head` ends with `"items":[`, `show` gives an item's JSON.
+    pub fn json(head: Bytes, items: Vec<Arc<Entry>>, show: F) -> Self {
+        Self {
+            head: Some(head),
+            items: items.into_iter(),
+            show,
+            is_protobuf: false,
+            first: true,
+            done: false,
+        }
+    }
+
+    /// A list in protobuf: `head` has the length of all that follows, `show` gives an item's message.
+    pub fn protobuf(head: Bytes, items: Vec<Arc<Entry>>, show: F) -> Self {
+        Self { is_protobuf: true, ..Self::json(head, items, show) }
     }
 
     fn next_chunk(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
         }
-        let mut out = BytesMut::with_capacity(CHUNK_BYTES / 4);
+        let mut out = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         if let Some(head) = self.head.take() {
-            out.put(head);
+            out.extend_from_slice(&head);
         }
         while out.len() < CHUNK_BYTES {
             let Some(entry) = self.items.next() else {
-                out.put_slice(b"]}\n");
+                if !self.is_protobuf {
+                    out.extend_from_slice(b"]}\n");
+                }
                 self.done = true;
                 break;
             };
-            if !std::mem::take(&mut self.first) {
-                out.put_u8(b',');
+            let item = (self.show)(&entry);
+            if self.is_protobuf {
+                protobuf::item(&mut out, &item);
+                continue;
             }
-            out.put_slice(&entry.value);
+            if !std::mem::take(&mut self.first) {
+                out.push(b',');
+            }
+            out.extend_from_slice(&item);
         }
-        Some(out.freeze())
+        Some(out.into())
     }
 }
 
-impl http_body::Body for ListBody {
+/// Nothing in it refers to itself.
+impl<F> Unpin for ListBody<F> {}
+
+impl<F: Fn(&Entry) -> Bytes> http_body::Body for ListBody<F> {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::{
     api::Api,
     authn::Identity,
-    negotiate::{self, Form},
+    negotiate::{self, Form, Offer},
     registry::Resource,
     request::{Query, RequestInfo},
     status::{ApiError, ApiResult},
@@ -49,7 +49,8 @@ impl Context {
     /// # Errors
     /// 406.
     pub fn form(&self) -> ApiResult<Form> {
-        negotiate::form(&self.headers, true)
+        let offer = Offer { protobuf: self.resource.custom.is_none(), views: true };
+        negotiate::form(&self.headers, offer)
     }
 
     /// True when nothing is to be stored.

@@ -13,6 +13,7 @@ use crate::{
     body::{self, Body},
     context::Context,
     decode,
+    negotiate::View,
     object::{self, is_deleting},
     read::{self, Selectors, line},
     registry::Resource,
@@ -161,8 +162,8 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
         "kind": cx.resource.list_kind, "apiVersion": cx.resource.api_version(),
         "metadata": {"resourceVersion": revision.to_string()}, "items": items,
     });
-    match form {
-        crate::negotiate::Form::Table => {
+    match form.view {
+        View::Table => {
             let table = crate::table::render(cx, &items, &list["metadata"]);
             Ok(body::json(StatusCode::OK, line(&table)))
         }

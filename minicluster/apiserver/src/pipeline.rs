@@ -36,6 +36,7 @@ use crate::{
     delete, discovery,
     metrics::{DurationLabels, RequestLabels},
     read,
+    represent::Representation,
     request::{Query, RequestInfo},
     reviews,
     status::{ApiError, ApiResult},
@@ -65,6 +66,7 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let query = Query::parse(uri.query().unwrap_or(""));
     let info = RequestInfo::new(request.method(), uri.path(), &query);
     let label = info.clone();
+    let representation = Representation::asked(request.headers(), &query);
     let long_running = is_long_running(&info);
     let Some(_slot) = Slot::take(&api, long_running) else {
         return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1));
@@ -80,6 +82,7 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
     };
+    let response = if long_running { response } else { representation.of(response).await };
     count(&api, label, response.status(), started, long_running);
     response
 }
@@ -176,10 +179,11 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
     if cx.info.verb == "watch" {
         return watch::watch(cx);
     }
+    let cx = Arc::new(cx);
     let mut response = if cx.info.verb == "get" {
         read::get(&cx)
     } else if cx.info.verb == "list" {
-        read::list(&cx)
+        read::list(&cx).await
     } else {
         let body = body::read(request.into_body()).await?;
         change(&cx, body).await

@@ -3,20 +3,25 @@
 //! Objects asked for in the version in which they are stored leave as the stored bytes; everything else (other
 //! versions, tables, metadata alone) is computed from them.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{Response, StatusCode, header};
 use minicluster_store::{Entry, RangeError, Revision};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
-use windlass_crd::selector::{FieldSelector, LabelSelector};
+use windlass_crd::{
+    protobuf::{self, Encoder},
+    selector::{FieldSelector, LabelSelector},
+};
 
 use crate::{
     body::{self, Body, ListBody},
     context::Context,
-    negotiate::Form,
+    encodings::Which,
+    negotiate::{Encoding, Form, View},
     object::{self, Attributes},
     registry::Resource,
     status::{ApiError, ApiResult},
@@ -95,48 +100,38 @@ pub fn get(cx: &Context) -> ApiResult<Response<Body>> {
     one(cx, form, StatusCode::OK, &entry)
 }
 
-/// The response that shows one stored object.
+/// The response that shows one stored object, in JSON (see [`crate::represent`]).
 ///
 /// # Errors
 /// None today; the signature leaves room for conversion.
 pub fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
-    match form {
-        Form::Object if cx.resource.is_served_as_stored() => {
+    match form.view {
+        View::Object if cx.resource.is_served_as_stored() => {
             let mut bytes = Vec::with_capacity(entry.value.len() + 1);
             bytes.extend_from_slice(&entry.value);
             bytes.push(b'\n');
             Ok(body::json(code, bytes))
         }
-        Form::Metadata => Ok(body::json(code, metadata_only(&entry.value))),
+        View::Metadata => Ok(body::json(code, metadata_only(&entry.value))),
         _ => value(cx, form, code, &object::decode(&cx.resource, &entry.value)),
     }
 }
 
-/// The response that shows one object.
+/// The response that shows one object, in JSON.
 ///
 /// # Errors
-/// 500 when YAML cannot express it.
+/// None today.
 pub fn value(cx: &Context, form: Form, code: StatusCode, obj: &Value) -> ApiResult<Response<Body>> {
-    match form {
-        Form::Object => Ok(body::json(code, line(obj))),
-        Form::Metadata => Ok(body::json(code, metadata_only(&line(obj)))),
-        Form::Yaml => {
-            let text = serde_saphyr::to_string(obj).map_err(ApiError::internal)?;
-            let mut response = body::json(code, text);
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
-            Ok(response)
+    let bytes = match form.view {
+        View::Object => line(obj),
+        View::Metadata => metadata_only(&line(obj)),
+        View::Table => {
+            let revision = object::text(obj, &["metadata", "resourceVersion"]);
+            let metadata = json!({ "resourceVersion": revision });
+            line(&table::render(cx, std::slice::from_ref(obj), &metadata))
         }
-        Form::Table => {
-            let table = table::render(
-                cx,
-                std::slice::from_ref(obj),
-                &json!({
-                    "resourceVersion": object::text(obj, &["metadata", "resourceVersion"])
-                }),
-            );
-            Ok(body::json(code, line(&table)))
-        }
-    }
+    };
+    Ok(body::json(code, bytes))
 }
 
 /// One line of JSON.
@@ -306,11 +301,11 @@ fn too_large(asked: Revision, current: Revision) -> ApiError {
         .retry_after(1)
 }
 
-/// `GET` of a collection.
+/// `GET` of a collection. Items are written as they are read, not gathered first.
 ///
 /// # Errors
 /// What [`select`] says.
-pub fn list(cx: &Context) -> ApiResult<Response<Body>> {
+pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
     let selectors = Selectors::of(cx)?;
     let page = page(cx, &selectors)?;
@@ -322,44 +317,77 @@ pub fn list(cx: &Context) -> ApiResult<Response<Body>> {
         metadata["remainingItemCount"] = remaining.into();
     }
     let resource = &cx.resource;
-    match form {
-        Form::Object if resource.is_served_as_stored() => {
+    let (api_version, kind) = match form.view {
+        View::Object => (resource.api_version(), &*resource.list_kind),
+        View::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList"),
+        View::Table => {
+            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
+            return Ok(body::json(StatusCode::OK, line(&table::render(cx, &items, &metadata))));
+        }
+    };
+    let shown = Arc::clone(cx);
+    let show = move |entry: &Entry| watch_object(&shown, form.view, entry.value.clone(), false);
+    let list = match form.encoding {
+        Encoding::Protobuf => protobuf_list(&api_version, kind, &metadata, page.entries, show).await?,
+        _ => {
             let head = format!(
-                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-                resource.list_kind,
-                resource.api_version()
+                "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
             );
-            let list = ListBody::new(Bytes::from(head), page.entries);
-            let mut response = Response::new(http_body_util::BodyExt::boxed_unsync(list));
-            response.headers_mut().insert(header::CONTENT_TYPE, body::JSON);
-            Ok(response)
+            let list = ListBody::json(Bytes::from(head), page.entries, show);
+            http_body_util::BodyExt::boxed_unsync(list)
         }
-        Form::Metadata => {
-            let items: Vec<Box<RawValue>> = page
-                .entries
-                .iter()
-                .filter_map(|e| String::from_utf8(metadata_only(&e.value)).ok())
-                .filter_map(|text| RawValue::from_string(text.trim_end().to_owned()).ok())
-                .collect();
-            let list = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": metadata, "items": items,
-            });
-            Ok(body::json(StatusCode::OK, line(&list)))
+    };
+    let mut response = Response::new(list);
+    let encoding = if form.encoding == Encoding::Yaml { Encoding::Json } else { form.encoding };
+    response.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
+    Ok(response)
+}
+
+/// Encoded items of a list that are kept between measuring and sending, in bytes; items beyond are encoded twice.
+const MEASURED_KEPT_MAX: usize = 8 << 20;
+
+/// Items encoded before other requests get their turn.
+const ENCODED_AT_ONCE: usize = 32;
+
+/// A list in protobuf. Its length stands before it, so all items are measured first.
+async fn protobuf_list(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    entries: Vec<Arc<Entry>>,
+    show: impl Fn(&Entry) -> Bytes + Send + 'static,
+) -> ApiResult<Body> {
+    let of_items = kind.strip_suffix("List").unwrap_or(kind);
+    let (version, of_items) = (api_version.to_owned(), of_items.to_owned());
+    let api_version = version.clone();
+    let encode = move |entry: &Entry| -> Bytes {
+        let mut out = Vec::new();
+        if let Err(error) = Encoder::new(&api_version, &of_items).and_then(|e| e.bare(&show(entry), &mut out))
+        {
+            tracing::error!(key = %entry.key, %error, "a stored object has no protobuf form");
+            out.clear();
         }
-        Form::Table => {
-            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
-            Ok(body::json(StatusCode::OK, line(&table::render(cx, &items, &metadata))))
+        out.into()
+    };
+    let mut len = 0;
+    let mut kept = VecDeque::new();
+    let mut kept_bytes = 0;
+    for (i, entry) in entries.iter().enumerate() {
+        let item = encode(entry);
+        len += protobuf::item_len(item.len());
+        kept_bytes += item.len();
+        if kept_bytes <= MEASURED_KEPT_MAX {
+            kept.push_back(item);
         }
-        Form::Object | Form::Yaml => {
-            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
-            let list = json!({
-                "kind": resource.list_kind, "apiVersion": resource.api_version(),
-                "metadata": metadata, "items": items,
-            });
-            value(cx, form, StatusCode::OK, &list)
+        if i % ENCODED_AT_ONCE == ENCODED_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
         }
     }
+    let list = Encoder::new(&version, kind);
+    let head = list.and_then(|list| list.list_head(metadata, len)).map_err(ApiError::internal)?;
+    let kept = Mutex::new(kept);
+    let item = move |entry: &Entry| kept.lock().pop_front().unwrap_or_else(|| encode(entry));
+    Ok(http_body_util::BodyExt::boxed_unsync(ListBody::protobuf(head.into(), entries, item)))
 }
 
 /// The collection, one name or all, that a watch is about, with its starting point.
@@ -426,16 +454,19 @@ pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
     Ok(WatchStart { prefix, selectors, initial, after: snapshot.revision(), marks_initial })
 }
 
-/// One object in the representation of a watch.
-pub(crate) fn watch_object(cx: &Context, form: Form, bytes: Bytes, first: bool) -> Bytes {
-    match form {
-        Form::Object | Form::Yaml if cx.resource.is_served_as_stored() => bytes,
-        Form::Metadata => {
+/// One stored state as a list or a watch shows it, in JSON.
+pub(crate) fn watch_object(cx: &Context, view: View, bytes: Bytes, first: bool) -> Bytes {
+    match view {
+        View::Object if cx.resource.is_served_as_stored() => bytes,
+        View::Object => {
+            serde_json::to_vec(&object::decode(&cx.resource, &bytes)).expect("JSON into memory").into()
+        }
+        View::Metadata => {
             let mut out = metadata_only(&bytes);
             out.pop();
             out.into()
         }
-        Form::Table => {
+        View::Table => {
             let obj = object::decode(&cx.resource, &bytes);
             let rv = object::text(&obj, &["metadata", "resourceVersion"]).to_owned();
             let mut table = table::render(cx, std::slice::from_ref(&obj), &json!({ "resourceVersion": rv }));
@@ -444,8 +475,33 @@ pub(crate) fn watch_object(cx: &Context, form: Form, bytes: Bytes, first: bool) 
             }
             serde_json::to_vec(&table).expect("JSON into memory").into()
         }
-        Form::Object | Form::Yaml => {
-            serde_json::to_vec(&object::decode(&cx.resource, &bytes)).expect("JSON into memory").into()
-        }
     }
+}
+
+/// The protobuf of a state for a watch, made once for all who watch.
+pub(crate) fn watch_protobuf(
+    cx: &Context,
+    view: View,
+    revision: Revision,
+    entry: &Entry,
+    bytes: Bytes,
+) -> Bytes {
+    let (api_version, kind) = match view {
+        View::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadata"),
+        _ => (cx.resource.api_version(), &*cx.resource.kind),
+    };
+    let variant = format!("{api_version} {kind}").into();
+    let which = Which { revision, key: Arc::clone(&entry.key), variant };
+    let encoded = cx.api.encodings.get(which, || {
+        let mut out = Vec::with_capacity(bytes.len());
+        let json = watch_object(cx, view, bytes, false);
+        match Encoder::new(&api_version, kind).and_then(|e| e.enveloped(&json, &mut out)) {
+            Ok(()) => Some(out.into()),
+            Err(error) => {
+                tracing::error!(key = %entry.key, %error, "a stored object has no protobuf form");
+                None
+            }
+        }
+    });
+    encoded.unwrap_or_default()
 }

@@ -9,7 +9,9 @@ use crate::{
     authz::Attributes,
     body::{self, Body},
     context::Context,
-    decode, object, read,
+    decode,
+    negotiate::{self, Offer},
+    object, read,
     status::{ApiError, ApiResult},
     subresource,
 };
@@ -25,7 +27,7 @@ pub fn is_review(kind: &str) -> bool {
 /// 400 for questions that make no sense.
 pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     // A question has neither a table nor metadata to show alone.
-    crate::negotiate::form(&cx.headers, false)?;
+    negotiate::form(&cx.headers, Offer { protobuf: true, views: false })?;
     let mut review = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
     match cx.resource.kind.as_ref() {
         "SelfSubjectReview" => {

@@ -5,19 +5,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use minicluster_store::{Entry, Event, EventKind, Watcher};
+use minicluster_store::{Entry, Event, EventKind, Revision, Watcher};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
+use windlass_crd::protobuf;
 
 use crate::{
-    body::{Body, BodyError},
+    body::{self, Body, BodyError},
     context::Context,
-    negotiate::Form,
+    negotiate::{Encoding, Form, View},
     read::{self, Selectors},
     status::{ApiError, ApiResult},
 };
@@ -51,6 +52,11 @@ struct Stream {
 /// 400, 406, 410 or 504 before the stream begins.
 pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
+    if form.encoding == Encoding::Yaml {
+        return Err(ApiError::not_acceptable(
+            "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+        ));
+    }
     let start = read::watch_start(&cx)?;
     let seconds = match cx.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()) {
         Some(seconds) if seconds > 0 => seconds,
@@ -58,7 +64,10 @@ pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
     };
     let now = Instant::now();
     let Ok(watcher) = cx.api.store.watch(&start.prefix, start.after) else {
-        return Ok(respond(stream::iter([Ok(Frame::data(too_old(start.after)))])));
+        return Ok(respond(
+            form.encoding,
+            stream::iter([Ok(Frame::data(too_old(form.encoding, start.after)))]),
+        ));
     };
     let state = Stream {
         form,
@@ -73,39 +82,53 @@ pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
         ended: false,
         cx: Arc::new(cx),
     };
-    Ok(respond(stream::unfold(state, |mut state| async move {
-        let chunk = state.next().await?;
-        Some((Ok(Frame::data(chunk)), state))
-    })))
+    Ok(respond(
+        form.encoding,
+        stream::unfold(state, |mut state| async move {
+            let chunk = state.next().await?;
+            Some((Ok(Frame::data(chunk)), state))
+        }),
+    ))
 }
 
 fn respond(
+    encoding: Encoding,
     frames: impl futures::Stream<Item = Result<Frame<Bytes>, BodyError>> + Send + 'static,
 ) -> Response<Body> {
     let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let content_type = match encoding {
+        Encoding::Protobuf => HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch"),
+        _ => body::JSON,
+    };
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 
-fn too_old(revision: u64) -> Bytes {
+fn too_old(encoding: Encoding, revision: u64) -> Bytes {
     let status = ApiError::expired(format!("too old resource version: {revision}"));
-    error_event(&status)
+    computed(encoding, "ERROR", &status.to_json())
 }
 
-fn error_event(error: &ApiError) -> Bytes {
-    let mut out = BytesMut::new();
-    frame(&mut out, "ERROR", &error.to_json());
-    out.freeze()
+/// The event around an object that no other watcher is shown.
+fn computed(encoding: Encoding, kind: &str, object: &[u8]) -> Bytes {
+    let mut out = Vec::new();
+    if encoding == Encoding::Protobuf {
+        let encoded = protobuf::encode(object).unwrap_or_default();
+        protobuf::watch_frame(&mut out, kind, &encoded);
+    } else {
+        frame(&mut out, kind, object);
+    }
+    out.into()
 }
 
 /// `type` comes first, so that clients need not buffer the object to know what it is.
-fn frame(out: &mut BytesMut, kind: &str, object: &[u8]) {
+fn frame(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
     out.reserve(object.len() + 40);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(kind.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
-    out.put_slice(b"}\n");
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
 }
 
 impl Stream {
@@ -129,7 +152,7 @@ impl Stream {
                     }
                     Err(_) => {
                         self.ended = true;
-                        return Some(too_old(self.watcher.revision()));
+                        return Some(too_old(self.form.encoding, self.watcher.revision()));
                     }
                 },
                 () = sleep_until(self.deadline) => return None,
@@ -148,34 +171,38 @@ impl Stream {
     }
 
     fn initial_chunk(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         while out.len() < CHUNK_BYTES {
             let Some(entry) = self.initial.next() else {
                 if std::mem::take(&mut self.marks_initial) {
-                    out.put(self.bookmark(true));
+                    out.extend_from_slice(&self.bookmark(true));
                 }
                 break;
             };
-            self.put(&mut out, "ADDED", entry.value.clone());
+            self.put(&mut out, "ADDED", entry.mod_revision, &entry, entry.value.clone());
         }
-        (!out.is_empty()).then(|| out.freeze())
+        (!out.is_empty()).then(|| out.into())
     }
 
     fn chunk(&mut self, events: &[Event]) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         for event in events {
             if let Some(kind) = self.classify(event) {
                 let bytes = if kind == "DELETED" { deleted_bytes(event) } else { event.value() };
-                self.put(&mut out, kind, bytes);
+                self.put(&mut out, kind, event.revision, &event.entry, bytes);
             }
         }
-        (!out.is_empty()).then(|| out.freeze())
+        (!out.is_empty()).then(|| out.into())
     }
 
-    fn put(&mut self, out: &mut BytesMut, kind: &str, bytes: Bytes) {
-        let object = read::watch_object(&self.cx, self.form, bytes, !self.sent_first);
+    fn put(&mut self, out: &mut Vec<u8>, kind: &str, revision: Revision, entry: &Entry, bytes: Bytes) {
+        let view = self.form.view;
+        if self.form.encoding == Encoding::Protobuf {
+            protobuf::watch_frame(out, kind, &read::watch_protobuf(&self.cx, view, revision, entry, bytes));
+        } else {
+            frame(out, kind, &read::watch_object(&self.cx, view, bytes, !self.sent_first));
+        }
         self.sent_first = true;
-        frame(out, kind, &object);
     }
 
     /// What an event means to somebody who sees only the selected objects.
@@ -197,22 +224,20 @@ impl Stream {
         if initial_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
         }
-        let object = match self.form {
-            Form::Table => json!({
+        let object = match self.form.view {
+            View::Table => json!({
                 "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                 "columnDefinitions": [], "rows": [],
             }),
-            Form::Metadata => {
+            View::Metadata => {
                 json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
             }
-            _ => {
+            View::Object => {
                 let resource = &self.cx.resource;
                 json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata })
             }
         };
-        let mut out = BytesMut::new();
-        frame(&mut out, "BOOKMARK", &serde_json::to_vec(&object).expect("JSON into memory"));
-        out.freeze()
+        computed(self.form.encoding, "BOOKMARK", &serde_json::to_vec(&object).expect("JSON into memory"))
     }
 }
 
