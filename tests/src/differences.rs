@@ -192,11 +192,21 @@ impl Known {
 
     /// True when a difference at this place of this answer is meant.
     fn has(&self, place: &str) -> bool {
-        self.0.iter().any(|(known, _)| match known.strip_suffix('*') {
-            Some(prefix) => place.starts_with(prefix),
-            None => place == known,
-        })
+        self.0.iter().any(|(known, _)| matches(known, place))
     }
+}
+
+/// True when a pattern, in which `*` stands for any text, covers the whole place.
+fn matches(pattern: &str, place: &str) -> bool {
+    let Some((head, rest)) = pattern.split_once('*') else { return pattern == place };
+    let Some(mut tail) = place.strip_prefix(head) else { return false };
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = tail.find(part) else { return false };
+        tail = &tail[at + part.len()..];
+    }
+    tail.ends_with(last)
 }
 
 /// A report of all differences of a scenario that are not meant; empty when there is none.
@@ -257,7 +267,8 @@ mod tests {
 
     #[test]
     fn known_differences_have_a_reason() {
-        let known = Known::parse("# comment\na: one: /x* -- since\n");
+        let known = Known::parse("# comment\na: one: /x* -- since\n*: /*/y -- everywhere\n");
         assert!(known.has("a: one: /x/1") && !known.has("a: two: /x/1"));
+        assert!(known.has("b: two: /1/2/y") && !known.has("b: two: /y"));
     }
 }

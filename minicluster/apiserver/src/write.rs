@@ -156,6 +156,10 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     }
     begin_life(cx, &mut obj);
     fill_defaults(cx, &mut obj);
+    // Owned is what the client sent, not what admission and the kind add to it.
+    if tracks {
+        track(cx, None, &mut obj, Part::Main);
+    }
     admission::mutate(cx, Operation::Create, &mut obj, None).await?;
     fill_defaults(cx, &mut obj);
     if resource.has("status") {
@@ -178,9 +182,6 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     refuse(cx, &obj, &errors)?;
     for warning in resource.strategy.warnings(&obj) {
         cx.warn(warning);
-    }
-    if tracks {
-        track(cx, None, &mut obj, Part::Main);
     }
     admission::validate(cx, Operation::Create, Some(&obj), None).await?;
     let name = object::name(&obj).to_owned();
@@ -471,6 +472,19 @@ async fn modify_with(cx: &Context, part: Part, mut change: Decide<'_>) -> ApiRes
 fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> ApiResult<bool> {
     let rv = object::text(new, &["metadata", "resourceVersion"]);
     let name = &cx.info.name;
+    let uid = object::uid(new);
+    if !uid.is_empty() && uid != object::uid(old) {
+        return Err(ApiError::conflict(
+            &cx.resource,
+            name,
+            format!(
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+                 failed: UID in precondition: {uid}, UID in object meta: {}",
+                cx.resource.key(&cx.info.namespace, name),
+                object::uid(old)
+            ),
+        ));
+    }
     if rv.is_empty() || rv == "0" {
         if part == Part::Main && !cx.resource.strategy.allows_unconditional_update() {
             let error = field::Error::invalid(
@@ -482,17 +496,6 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
         }
     } else if rv != object::text(old, &["metadata", "resourceVersion"]) {
         return Err(ApiError::modified(&cx.resource, name));
-    }
-    let uid = object::uid(new);
-    if !uid.is_empty() && uid != object::uid(old) {
-        return Err(ApiError::conflict(
-            &cx.resource,
-            name,
-            format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                object::uid(old)
-            ),
-        ));
     }
     // A patch carries the revision it was computed on; only a PUT brings one of its own.
     Ok(!rv.is_empty() && cx.info.verb == "update")
@@ -516,13 +519,6 @@ async fn modify_once(
         keep_all_but_status(cx, &mut obj, old);
     }
     fill_defaults(cx, &mut obj);
-    admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await?;
-    fill_defaults(cx, &mut obj);
-    resource.strategy.prepare_update(part, &mut obj, old);
-    fill_defaults(cx, &mut obj);
-    let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
-    bump_generation(cx, part, &mut obj, old);
-    crds::settle_written(cx, &mut obj);
     if tracks {
         if obj.pointer("/metadata/managedFields").is_none()
             && let Some(fields) = old.pointer("/metadata/managedFields")
@@ -532,6 +528,13 @@ async fn modify_once(
         }
         track(cx, Some(old), &mut obj, part);
     }
+    admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await?;
+    fill_defaults(cx, &mut obj);
+    resource.strategy.prepare_update(part, &mut obj, old);
+    fill_defaults(cx, &mut obj);
+    let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
+    bump_generation(cx, part, &mut obj, old);
+    crds::settle_written(cx, &mut obj);
     if part != Part::Server {
         let mut errors = validate::metadata_update(resource, &obj, old);
         errors.extend(own_errors(cx, &obj, Some(old)));
