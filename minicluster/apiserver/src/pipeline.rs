@@ -177,11 +177,11 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
         return Err(ApiError::method_not_allowed());
     }
     if cx.info.verb == "watch" {
-        return watch::watch(cx);
+        return watch::watch(cx).await;
     }
     let cx = Arc::new(cx);
     let mut response = if cx.info.verb == "get" {
-        read::get(&cx)
+        read::get(&cx).await
     } else if cx.info.verb == "list" {
         read::list(&cx).await
     } else {

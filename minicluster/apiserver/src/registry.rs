@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use windlass_crd::schema::{self, Schema};
 
-use crate::{cel::Rules, strategy::Strategy};
+use crate::{cel::Rules, crds::conversion::Conversion, strategy::Strategy};
 
 /// Text that is static for built-in kinds and owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -132,6 +132,10 @@ pub struct Custom {
     pub uid: String,
     /// Changes whenever the definition's spec does.
     pub fingerprint: String,
+    /// The same for two definitions that show their objects alike.
+    pub spec_digest: u64,
+    /// The way between its versions.
+    pub conversion: Arc<Conversion>,
     /// Its `openAPIV3Schema` as the definition has it.
     pub schema: Arc<Value>,
     /// The CEL rules of its schema.
