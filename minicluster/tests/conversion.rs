@@ -327,10 +327,10 @@ async fn write(
             _ => json!({"host": name, "port": serial.to_string()}),
         };
         match api.create(&PostParams::default(), &host(version, &name, fields)).await {
-            Ok(_) => drop(known.insert(name, serial)),
+            Ok(_) => _ = known.insert(name, serial),
             // Carried out before the last kill, but never acknowledged.
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-                drop(known.insert(name, serial))
+                _ = known.insert(name, serial);
             }
             Err(kube::Error::Api(status)) => panic!("{name} was refused: {status:?}"),
             Err(_) => return,

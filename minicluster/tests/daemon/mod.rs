@@ -39,7 +39,8 @@ impl Server {
 }
 
 /// The command that starts such a server.
-fn command(dir: &Path, flags: &[&str]) -> Command {
+#[allow(dead_code, reason = "only some tests start one that fails")]
+pub(crate) fn command(dir: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minicluster"));
     command
         .args(["up", "--components", "apiserver", "--store", "durable", "--secure-port", "0"])
