@@ -32,7 +32,7 @@ const TOO_SHORT: &str = "the stored data was shorter than the required size";
 
 /// A cipher with its key.
 pub(crate) enum Cipher {
-    Cbc(Aes),
+    Cbc(Box<Aes>),
     Gcm(Gcm),
     Secretbox([u8; 32]),
 }
@@ -61,11 +61,11 @@ impl Cipher {
     /// The kinds that the configuration knows, by the length of the key; `None` for a length that no cipher has.
     pub(crate) fn new(kind: &str, key: &[u8]) -> Option<Self> {
         match kind {
-            "aescbc" => Some(Self::Cbc(match key.len() {
+            "aescbc" => Some(Self::Cbc(Box::new(match key.len() {
                 16 => Aes::Small(Aes128::new_from_slice(key).ok()?),
                 24 => Aes::Middle(Aes192::new_from_slice(key).ok()?),
                 _ => Aes::Large(Aes256::new_from_slice(key).ok()?),
-            })),
+            }))),
             "aesgcm" => Gcm::new(key).map(Self::Gcm),
             "secretbox" => key.try_into().ok().map(Self::Secretbox),
             _ => None,
@@ -77,9 +77,11 @@ impl Cipher {
         match self {
             Self::Gcm(gcm) => gcm.seal(plain, context),
             Self::Secretbox(key) => seal_box(key, plain),
-            Self::Cbc(Aes::Small(aes)) => seal_cbc(aes, plain),
-            Self::Cbc(Aes::Middle(aes)) => seal_cbc(aes, plain),
-            Self::Cbc(Aes::Large(aes)) => seal_cbc(aes, plain),
+            Self::Cbc(aes) => match &**aes {
+                Aes::Small(aes) => seal_cbc(aes, plain),
+                Aes::Middle(aes) => seal_cbc(aes, plain),
+                Aes::Large(aes) => seal_cbc(aes, plain),
+            },
         }
     }
 
@@ -88,9 +90,11 @@ impl Cipher {
         match self {
             Self::Gcm(gcm) => gcm.open(sealed, context),
             Self::Secretbox(key) => open_box(key, sealed),
-            Self::Cbc(Aes::Small(aes)) => open_cbc(aes, sealed),
-            Self::Cbc(Aes::Middle(aes)) => open_cbc(aes, sealed),
-            Self::Cbc(Aes::Large(aes)) => open_cbc(aes, sealed),
+            Self::Cbc(aes) => match &**aes {
+                Aes::Small(aes) => open_cbc(aes, sealed),
+                Aes::Middle(aes) => open_cbc(aes, sealed),
+                Aes::Large(aes) => open_cbc(aes, sealed),
+            },
         }
     }
 }

@@ -118,7 +118,7 @@ impl Kms {
         errors.extend(self.version_fault(&status.version));
         match key_id_fault(&status.key_id) {
             Some(why) => {
-                errors.push(format!("got invalid KMSv2 KeyID hash {:?}: {why}", hash(&status.key_id)))
+                errors.push(format!("got invalid KMSv2 KeyID hash {:?}: {why}", hash(&status.key_id)));
             }
             None => errors.extend(self.rotate(&status.key_id).await.err()),
         }
