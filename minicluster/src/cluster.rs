@@ -275,6 +275,7 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         git_version: VERSION.to_owned(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
         seed,
+        audit: options.apiserver.audit.settings(),
     };
     Ok(Api::new(store, config)?)
 }

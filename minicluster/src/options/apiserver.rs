@@ -4,6 +4,8 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
+use super::audit::AuditOptions;
+
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "API server")]
@@ -17,6 +19,9 @@ pub struct ApiserverOptions {
     /// Load that file anew when it changes
     #[arg(long, requires = "encryption_provider_config")]
     pub encryption_provider_config_automatic_reload: bool,
+    /// What is told of requests
+    #[command(flatten)]
+    pub audit: AuditOptions,
 }
 
 /// Ports, both ends included.
