@@ -27,9 +27,10 @@ use windlass::{CancellationToken, random::Source};
 
 use crate::{
     kubeconfig,
-    options::{Component, PortRange, StoreKind, UpOptions},
+    options::{Component, PortRange, UpOptions},
     parts,
     pki::{self, Pki},
+    storage,
 };
 
 /// The version of Kubernetes that the cluster says it is.
@@ -58,6 +59,10 @@ pub enum ClusterError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Store(#[from] minicluster_store::EngineError),
+    /// The encryption configuration cannot be used.
+    #[cfg(feature = "node")]
+    #[error(transparent)]
+    Encryption(#[from] minicluster_encryption::EncryptionError),
     /// Certificates.
     #[error(transparent)]
     Pki(#[from] pki::PkiError),
@@ -206,10 +211,7 @@ async fn start_apiserver(
     if let Some(listener) = listener_for_pods(options).await? {
         listeners.push(listener);
     }
-    let store = match options.store {
-        StoreKind::Memory => Store::memory(),
-        StoreKind::Durable => Store::open(&options.data_dir.join("store"))?,
-    };
+    let store = storage::open(options, stop, tasks).await?;
     let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
     let api = api(store, &pki, options, Source::from_entropy().next_u64())?;
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
@@ -273,6 +275,7 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         git_version: VERSION.to_owned(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
         seed,
+        audit: options.apiserver.audit.settings(),
     };
     Ok(Api::new(store, config)?)
 }

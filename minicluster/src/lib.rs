@@ -12,6 +12,7 @@ mod parts;
 pub mod pki;
 #[cfg(feature = "node")]
 pub mod status;
+mod storage;
 pub mod test_cluster;
 
 pub use test_cluster::TestCluster;

@@ -6,8 +6,12 @@ use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
 mod apiserver;
+mod audit;
+mod duration;
 
 pub use apiserver::{ApiserverOptions, PortRange};
+pub use audit::AuditOptions;
+pub use duration::GoDuration;
 
 /// A part of the cluster that can run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

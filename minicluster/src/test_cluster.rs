@@ -121,6 +121,7 @@ impl Builder {
             git_version: VERSION.to_owned(),
             kubelet_tls: None,
             seed: self.seed,
+            audit: minicluster_apiserver::audit::Settings::default(),
         };
         let api = ApiServer::new(store.clone(), config).expect("the key was just made");
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");

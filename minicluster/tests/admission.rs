@@ -1,12 +1,10 @@
 //! What users of a cluster add to admission: webhooks over real TLS, and CEL rules of custom resources.
 
+mod hook;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{Request, Response, body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::{
     api::{
         admissionregistration::v1::{
@@ -22,47 +20,17 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams},
 };
 use minicluster::TestCluster;
-use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 /// A webhook server; its address and the CA bundle that vouches for it.
 async fn serve(decide: fn(&str, &Value) -> Value) -> (SocketAddr, String) {
-    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(move |request: Request<Incoming>| async move {
-                    let path = request.uri().path().to_owned();
-                    let body = request.into_body().collect().await.unwrap().to_bytes();
-                    let review: Value = serde_json::from_slice(&body).unwrap();
-                    let mut response = decide(&path, &review["request"]);
-                    response["uid"] = review["request"]["uid"].clone();
-                    let review = json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response});
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(
-                        review.to_string(),
-                    ))))
-                });
-                let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            });
-        }
-    });
-    (address, STANDARD.encode(made.cert.pem()))
+    let review = move |path: &str, review: Value| {
+        let mut response = decide(path, &review["request"]);
+        response["uid"] = review["request"]["uid"].clone();
+        Ok(json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "response": response}))
+    };
+    hook::serve(Arc::new(review)).await
 }
 
 fn hook(name: &str, address: SocketAddr, bundle: &str, more: &Value) -> Value {

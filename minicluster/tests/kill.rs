@@ -1,62 +1,27 @@
 //! The server is killed at random moments under load, again and again. What it acknowledged is there when it is back.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+mod daemon;
 
+use std::{collections::BTreeMap, time::Duration};
+
+use daemon::{Folder, PATIENCE, Server};
 use futures::{StreamExt, future::join_all};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, ListParams, PostParams, WatchEvent, WatchParams},
-    config::{KubeConfigOptions, Kubeconfig},
 };
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 const KILLS: usize = 50;
 const WRITERS: usize = 6;
 const KEYS: usize = 8;
 /// How long the load lasts at most until the server is killed, in milliseconds.
 const LOAD: std::ops::Range<u64> = 5..250;
-const PATIENCE: Duration = Duration::from_secs(20);
 const LABEL: &str = "made-by=the-kill-test";
 
-/// The server's process, over the same data every time.
-struct Server {
-    child: Child,
-    client: Client,
-}
-
-impl Server {
-    async fn start(dir: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_minicluster"))
-            .args(["up", "--components", "apiserver", "--store", "durable", "--secure-port", "0"])
-            .arg("--data-dir")
-            .arg(dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = timeout(PATIENCE, lines.next_line()).await.expect("the server does not start").unwrap();
-        assert!(first.as_deref().is_some_and(|line| line.starts_with("API ready")), "{first:?}");
-        let kubeconfig = Kubeconfig::read_from(dir.join("admin.kubeconfig")).unwrap();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-        Self { child, client: Client::try_from(config).unwrap() }
-    }
-
-    fn configmaps(&self) -> Api<ConfigMap> {
-        Api::default_namespaced(self.client.clone())
-    }
+fn configmaps(server: &Server) -> Api<ConfigMap> {
+    Api::default_namespaced(server.client.clone())
 }
 
 /// A ConfigMap as far as it matters here: its value and its revision.
@@ -193,29 +158,18 @@ impl Mirror {
     }
 }
 
-/// A folder that is gone with the test, unless the test fails.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-}
-
 #[tokio::test]
 async fn what_was_acknowledged_survives_kill_9() {
     let seed = windlass::random::Source::from_entropy().next_u64();
     println!("seed {seed}");
-    let dir = Folder(std::env::temp_dir().join(format!("windlass-kill-{}-{seed:x}", std::process::id())));
+    let dir = Folder::new("kill", seed);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut writers: Vec<Writer> = (0..WRITERS).map(|id| Writer::new(id, seed)).collect();
     let mut mirror = Mirror::default();
     let (mut last, mut writes) = (0, 0);
     for kill in 0..=KILLS {
-        let mut server = Server::start(&dir.0).await;
-        let configmaps = server.configmaps();
+        let mut server = Server::start(&dir.0, &[]).await;
+        let configmaps = configmaps(&server);
         let (present, revision) = Mirror::list(&configmaps).await;
         let acknowledged = writers.iter().flat_map(|w| w.acknowledged.values().flatten()).map(|s| s.1).max();
         last = last.max(acknowledged.unwrap_or(0)).max(mirror.revision);

@@ -9,6 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::{Policies, Webhooks},
+    audit::{self, Audit},
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
@@ -47,6 +48,8 @@ pub struct Config {
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
     /// The first of all random numbers.
     pub seed: u64,
+    /// What is told of requests, and to whom.
+    pub audit: audit::Settings,
 }
 
 /// One API server.
@@ -77,6 +80,8 @@ pub struct Api {
     pub webhooks: Webhooks,
     /// Encodings of recent states.
     pub encodings: Encodings,
+    /// Tells of requests; `None` when nobody wants to know.
+    pub audit: Option<Arc<Audit>>,
     /// Counters.
     pub metrics: Metrics,
     /// The way to the kubelets.
@@ -92,6 +97,9 @@ pub enum SetupError {
     /// The token key is unusable.
     #[error("service account signing key: {0}")]
     TokenKey(String),
+    /// Audit cannot be set up.
+    #[error("audit: {0}")]
+    Audit(String),
 }
 
 impl Api {
@@ -112,6 +120,7 @@ impl Api {
             documents: Mutex::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
+            audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,
             encodings: Encodings::default(),
             metrics: Metrics::default(),
             nodes: NodeClient::new(config.kubelet_tls.clone()),
@@ -133,7 +142,12 @@ impl Api {
     /// What the server does by itself, for ever: the upkeep of its store, and the ends of definitions. Its owner runs
     /// this once.
     pub async fn maintain(self: &Arc<Self>) {
-        tokio::join!(self.store.maintain(), ending::run(self));
+        let audit = async {
+            if let Some(audit) = &self.audit {
+                audit.run(self).await;
+            }
+        };
+        tokio::join!(self.store.maintain(), ending::run(self), audit);
     }
 
     /// A number below `bound` from the seeded source.

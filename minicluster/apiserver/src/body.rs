@@ -14,7 +14,10 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited, combinators::Unsy
 use minicluster_store::Entry;
 use windlass_crd::protobuf;
 
-use crate::status::{ApiError, ApiResult};
+use crate::{
+    audit,
+    status::{ApiError, ApiResult},
+};
 
 /// The largest request body, as in upstream.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
@@ -84,7 +87,11 @@ pub fn failure(error: &ApiError) -> Response<Body> {
 /// 413 when it is longer, 400 when the client broke off.
 pub async fn read(body: Body) -> ApiResult<Bytes> {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
+        Ok(collected) => {
+            let bytes = collected.to_bytes();
+            audit::body_read(&bytes);
+            Ok(bytes)
+        }
         Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(BODY_BYTES_MAX)),
         Err(error) => Err(ApiError::bad_request(format!("the request body could not be read: {error}"))),
     }

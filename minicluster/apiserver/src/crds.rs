@@ -3,11 +3,13 @@
 //! The table is brought up to date when it is read, so a kind is served from the request after its definition was
 //! written. Source: `k8s.io/apiextensions-apiserver/pkg/controller/status` for names and conditions.
 
+pub(crate) mod conversion;
 pub(crate) mod ending;
 
 use std::{
     cmp::Ordering,
     collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, OnceLock},
 };
 
@@ -25,6 +27,7 @@ use crate::{
     table,
     view::{self, View},
 };
+use conversion::Conversion;
 
 /// Where definitions are stored.
 pub const PREFIX: &str = "/registry/apiextensions.k8s.io/customresourcedefinitions/";
@@ -75,14 +78,34 @@ fn is_established(crd: &Value) -> bool {
 
 /// The served versions of a definition as rows.
 fn rows_of(crd: &Value) -> Rows {
+    let conversion = Arc::new(conversion_of(crd));
     object::list(crd, &["spec", "versions"])
         .iter()
         .filter(|v| v.get("served").and_then(Value::as_bool) == Some(true))
-        .filter_map(|v| row(crd, v).map(Arc::new))
+        .filter_map(|v| row(crd, v, &conversion).map(Arc::new))
         .collect()
 }
 
-fn row(crd: &Value, version: &Value) -> Option<Resource> {
+/// How objects of a definition get from one version into another.
+fn conversion_of(crd: &Value) -> Conversion {
+    let group = object::text(crd, &["spec", "group"]);
+    let preserve = crd.pointer("/spec/preserveUnknownFields").and_then(Value::as_bool) == Some(true);
+    let schemas = object::list(crd, &["spec", "versions"]).iter().filter_map(|version| {
+        let written = version.pointer("/schema/openAPIV3Schema")?;
+        let schema = schema::from_crd(&with_metadata(written, preserve)).ok()?;
+        Some((format!("{group}/{}", object::text(version, &["name"])), schema))
+    });
+    Conversion::new(crd, schemas.collect())
+}
+
+/// Says whether two definitions would show their objects alike.
+fn digest(spec: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    spec.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+fn row(crd: &Value, version: &Value, conversion: &Arc<Conversion>) -> Option<Resource> {
     let spec = crd.get("spec")?;
     let names = crd.pointer("/status/acceptedNames").or_else(|| spec.get("names"))?;
     let name = |key: &str| Text::Owned(object::text(names, &[key]).to_owned());
@@ -98,8 +121,6 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
         .iter()
         .find(|v| v.get("storage").and_then(Value::as_bool) == Some(true))?;
     let written = Arc::new(version.pointer("/schema/openAPIV3Schema")?.clone());
-    let preserve = spec.get("preserveUnknownFields").and_then(Value::as_bool) == Some(true);
-    let schema = schema::from_crd(&with_metadata(&written, preserve)).ok()?;
     let kind = name("kind");
     let subresources = subresources(version, &kind);
     let scale = version.pointer("/subresources/scale").map(scale_paths);
@@ -109,6 +130,7 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
         .collect();
     let deprecated = version.get("deprecated").and_then(Value::as_bool) == Some(true);
     let version_name = object::text(version, &["name"]).to_owned();
+    let schema = Arc::clone(conversion.schema(&format!("{group}/{version_name}"))?);
     let warning = match object::text(version, &["deprecationWarning"]) {
         "" => format!("{group}/{version_name} {kind} is deprecated"),
         text => text.to_owned(),
@@ -133,6 +155,8 @@ fn row(crd: &Value, version: &Value) -> Option<Resource> {
         strategy: Arc::new(CustomStrategy { columns: columns(version) }),
         custom: Some(Custom {
             uid: object::uid(crd).to_owned(),
+            spec_digest: digest(spec),
+            conversion: Arc::clone(conversion),
             fingerprint: object::number(crd, &["metadata", "generation"]).unwrap_or(0).to_string(),
             rules: Rules::of(&written).map(Arc::new),
             schema: written,

@@ -12,6 +12,7 @@ use crate::{
     admission::{self, Operation},
     body::{self, Body},
     context::Context,
+    crds::conversion,
     decode,
     negotiate::View,
     object::{self, is_deleting},
@@ -148,7 +149,7 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
     let options = Options::read(cx, &body)?;
     let form = cx.form()?;
     let selectors = Selectors::of(cx)?;
-    let (entries, revision) = read::select(cx, &selectors)?;
+    let (entries, revision) = read::select(cx, &selectors).await?;
     let mut items = Vec::with_capacity(entries.len());
     for entry in entries {
         let (namespace, name) = cx.resource.split_key(&entry.key);
@@ -186,7 +187,7 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
     let key = cx.resource.key(namespace, name);
     for _ in 0..CONFLICT_RETRIES {
         let entry = cx.api.store.get(&key).ok_or_else(|| ApiError::not_found(&cx.resource, name))?;
-        let old = object::decode(&cx.resource, &entry.value);
+        let old = conversion::decode(&cx.api, &cx.resource, &entry.value).await?;
         check_preconditions(cx, name, options, &old)?;
         admission::validate(cx, Operation::Delete, None, Some(&old)).await?;
         let Some((obj, waits)) = begin(cx, &old, options) else { return Ok(Deleted::Waiting(old)) };
@@ -200,7 +201,7 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
             continue;
         }
         let mut stored = obj;
-        object::to_storage(&cx.resource, &mut stored);
+        conversion::to_storage(&cx.api, &cx.resource, &mut stored).await?;
         let txn = Txn::put(
             std::sync::Arc::clone(&entry.key),
             object::encode(&cx.resource, &stored),
@@ -209,7 +210,8 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
         .with_lease(entry.lease);
         if let Outcome::Committed { entries, .. } = cx.api.store.txn(txn).await? {
             let written = entries.into_iter().flatten().next().expect("a put returns its entry");
-            return Ok(Deleted::Waiting(object::decode(&cx.resource, &written.value)));
+            let obj = conversion::decode(&cx.api, &cx.resource, &written.value).await?;
+            return Ok(Deleted::Waiting(obj));
         }
     }
     Err(ApiError::modified(&cx.resource, name))

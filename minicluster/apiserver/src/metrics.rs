@@ -1,5 +1,7 @@
 //! What the server counts, under upstream's names.
 
+mod conversion;
+
 use std::fmt::Write;
 
 use prometheus_client::{
@@ -7,6 +9,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+pub(crate) use conversion::Conversions;
 
 /// The labels of `apiserver_request_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -45,6 +49,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Watches being served.
     pub watches: Gauge,
+    /// Calls of conversion webhooks.
+    pub(crate) conversions: Conversions,
 }
 
 impl Default for Metrics {
@@ -57,6 +63,7 @@ impl Default for Metrics {
             durations: Family::new_with_constructor(histogram),
             in_flight: Gauge::default(),
             watches: Gauge::default(),
+            conversions: Conversions::default(),
         };
         metrics.registered()
     }
@@ -69,6 +76,7 @@ impl Metrics {
         r.register("apiserver_request_duration_seconds", "Response latency", self.durations.clone());
         r.register("apiserver_current_inflight_requests", "Requests being served", self.in_flight.clone());
         r.register("apiserver_longrunning_requests", "Watches being served", self.watches.clone());
+        self.conversions.register(r);
         self
     }
 

@@ -5,12 +5,9 @@
 
 use minicluster_store::{Entry, Payload};
 use serde_json::{Map, Value};
-use windlass_crd::{
-    selector::{FieldSelector, LabelSelector},
-    structural,
-};
+use windlass_crd::selector::{FieldSelector, LabelSelector};
 
-use crate::registry::Resource;
+use crate::{crds::conversion, registry::Resource};
 
 /// The text at a path, or "".
 pub fn text<'v>(obj: &'v Value, path: &[&str]) -> &'v str {
@@ -136,7 +133,8 @@ fn write<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(out, value).expect("JSON into memory");
 }
 
-/// Decodes a stored object into the version of `resource`.
+/// Decodes a stored object into the version of `resource`. For kinds that a webhook may convert see
+/// [`conversion::decode`].
 pub fn decode(resource: &Resource, bytes: &[u8]) -> Value {
     let mut obj: Value = serde_json::from_slice(bytes).expect("stored objects are valid JSON");
     to_version(resource, &mut obj);
@@ -145,17 +143,18 @@ pub fn decode(resource: &Resource, bytes: &[u8]) -> Value {
 
 /// Converts a decoded object from its storage version into the version of `resource`.
 pub fn to_version(resource: &Resource, obj: &mut Value) {
+    if resource.custom.is_some() {
+        if !resource.is_served_as_stored() {
+            conversion::to_version(resource, obj);
+        }
+        return;
+    }
     let wanted = resource.api_version();
     if obj.get("apiVersion").and_then(Value::as_str) != Some(wanted.as_str()) {
         match &resource.convert {
             Some(convert) => convert(obj, &wanted),
             None => set(obj, &["apiVersion"], wanted),
         }
-    }
-    if resource.custom.as_ref().is_some_and(|custom| custom.evolved) {
-        let schema = resource.schema();
-        structural::prune(obj, &schema);
-        structural::default(obj, &schema);
     }
 }
 
@@ -174,24 +173,25 @@ pub fn to_storage(resource: &Resource, obj: &mut Value) {
 pub struct Attributes {
     labels: std::collections::BTreeMap<String, String>,
     fields: Vec<(&'static str, String)>,
-    custom_fields: Value,
+    custom_fields: Vec<(String, String)>,
 }
 
 impl Attributes {
     /// The attributes of an entry.
     pub fn of(resource: &Resource, entry: &Entry) -> std::sync::Arc<Self> {
-        entry.derived(|bytes| Self::read(resource, bytes))
+        conversion::attributes(resource, entry)
     }
 
-    fn read(resource: &Resource, bytes: &[u8]) -> Self {
+    pub(crate) fn read(resource: &Resource, bytes: &[u8]) -> Self {
         let obj: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
         let labels = at(&obj, &["metadata", "labels"])
             .and_then(Value::as_object)
             .map(|m| m.iter().map(|(k, v)| (k.clone(), v.as_str().unwrap_or("").to_owned())).collect())
             .unwrap_or_default();
         let fields = resource.strategy.fields().iter().map(|(name, read)| (*name, read(&obj))).collect();
-        let keeps_fields = resource.custom.is_some();
-        Self { labels, fields, custom_fields: if keeps_fields { obj } else { Value::Null } }
+        let selectable = resource.custom.as_ref().map_or(&[][..], |custom| &custom.selectable_fields);
+        let custom_fields = selectable.iter().map(|path| (path.clone(), scalar(&obj, path))).collect();
+        Self { labels, fields, custom_fields }
     }
 
     /// True when the entry matches both selectors.
@@ -215,8 +215,17 @@ impl Attributes {
         if let Some((_, value)) = self.fields.iter().find(|(name, _)| *name == path) {
             return Some(value);
         }
-        let steps: Vec<&str> = path.split('.').filter(|s| !s.is_empty()).collect();
-        at(&self.custom_fields, &steps).and_then(Value::as_str)
+        self.custom_fields.iter().find(|(name, _)| name == path).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What a field selector compares of a custom field: text, number or truth as text, "" when there is none.
+fn scalar(obj: &Value, path: &str) -> String {
+    let steps: Vec<&str> = path.split('.').filter(|s| !s.is_empty()).collect();
+    match at(obj, &steps) {
+        Some(Value::String(text)) => text.clone(),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
+        _ => String::new(),
     }
 }
 

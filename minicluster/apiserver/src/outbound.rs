@@ -1,11 +1,13 @@
 //! Requests that this server makes of others: webhooks, token issuers, extension servers. One HTTPS exchange with a
 //! deadline, to a URL or to a Service of the cluster.
 
+mod kubeconfig;
+
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{
@@ -24,6 +26,8 @@ pub(crate) struct Backend {
     target: Target,
     tls: Result<Arc<ClientConfig>, String>,
     timeout: Duration,
+    /// How this server proves itself, beyond TLS.
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl Backend {
             },
             None => Target::Url(object::text(config, &["url"]).to_owned()),
         };
-        Self { target, tls: tls(object::text(config, &["caBundle"])), timeout }
+        Self { target, tls: tls(object::text(config, &["caBundle"])), timeout, headers: Vec::new() }
     }
 
     /// The URL as errors show it.
@@ -123,13 +127,15 @@ async fn exchange(
     tokio::spawn(connection);
     let body = serde_json::to_vec(body).expect("JSON into memory");
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::post(path)
+    let mut request = Request::post(path)
         .header(header::HOST, uri.authority().map_or("", |authority| authority.as_str()))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json, */*")
-        .header(header::USER_AGENT, agent)
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|e| e.to_string())?;
+        .header(header::USER_AGENT, agent);
+    for (name, value) in &backend.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).map_err(|e| e.to_string())?;
     let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
     let status = answer.status();
     let bytes =

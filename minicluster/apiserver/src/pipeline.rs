@@ -29,6 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     api::Api,
+    audit,
     authn::{self, Identity},
     authz::Attributes,
     body::{self, Body, BodyError},
@@ -65,6 +66,22 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     }
     let query = Query::parse(uri.query().unwrap_or(""));
     let info = RequestInfo::new(request.method(), uri.path(), &query);
+    let long_running = is_long_running(&info);
+    if let Some(audit) = &api.audit {
+        let (served, asked) = (Arc::clone(&api), info.clone());
+        let answer = async move |request| serve(served, request, asked, query, started).await;
+        return audit.follow(&api, request, &info, long_running, answer).await;
+    }
+    serve(api, request, info, query, started).await
+}
+
+async fn serve(
+    api: Arc<Api>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+    started: Instant,
+) -> Response<Body> {
     let label = info.clone();
     let representation = Representation::asked(request.headers(), &query);
     let long_running = is_long_running(&info);
@@ -78,6 +95,7 @@ pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
         Ok(Ok(Err(error))) => body::failure(&error),
         Ok(Err(_)) => {
             tracing::error!(verb = label.verb, path = %label.path, "a handler panicked");
+            audit::panicked();
             body::failure(&ApiError::internal("the server has a defect in the handling of this request"))
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
@@ -138,13 +156,28 @@ async fn route(
     query: Query,
 ) -> ApiResult<Response<Body>> {
     let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
-    let user = authn::authenticate(&api, request.headers(), request.extensions())?;
+    let user = match authn::authenticate(&api, request.headers(), request.extensions()) {
+        Ok(user) => user,
+        Err(error) => {
+            audit::authenticated(None)?;
+            return Err(error);
+        }
+    };
+    audit::authenticated(Some(&user))?;
+    let own = user.name.clone();
     let user = authn::impersonate(&api, user, request.headers())?;
+    if request.headers().contains_key("impersonate-user") && user.name != own {
+        audit::impersonated(&user);
+    }
     if !is_public {
         if user.is_in(authn::UNAUTHENTICATED) && info.path != "/version" {
             return Err(ApiError::unauthorized());
         }
-        api.rbac.require(&user, &Attributes::of(&info))?;
+        if let Err(error) = api.rbac.require(&user, &Attributes::of(&info)) {
+            audit::decided("forbid", "");
+            return Err(error);
+        }
+        audit::decided("allow", "");
     }
     if !info.is_resource {
         return paths(&api, &request, &info, &query);
@@ -177,11 +210,11 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
         return Err(ApiError::method_not_allowed());
     }
     if cx.info.verb == "watch" {
-        return watch::watch(cx);
+        return watch::watch(cx).await;
     }
     let cx = Arc::new(cx);
     let mut response = if cx.info.verb == "get" {
-        read::get(&cx)
+        read::get(&cx).await
     } else if cx.info.verb == "list" {
         read::list(&cx).await
     } else {

@@ -20,6 +20,7 @@ use windlass_crd::{
 use crate::{
     body::{self, Body, ListBody},
     context::Context,
+    crds::conversion,
     encodings::Which,
     negotiate::{Encoding, Form, View},
     object::{self, Attributes},
@@ -89,7 +90,7 @@ fn selectable(resource: &Resource, field: &str) -> bool {
 ///
 /// # Errors
 /// 404.
-pub fn get(cx: &Context) -> ApiResult<Response<Body>> {
+pub async fn get(cx: &Context) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
     let name = &cx.info.name;
     let entry = cx
@@ -97,14 +98,14 @@ pub fn get(cx: &Context) -> ApiResult<Response<Body>> {
         .store
         .get(&cx.resource.key(&cx.info.namespace, name))
         .ok_or_else(|| ApiError::not_found(&cx.resource, name))?;
-    one(cx, form, StatusCode::OK, &entry)
+    one(cx, form, StatusCode::OK, &entry).await
 }
 
 /// The response that shows one stored object, in JSON (see [`crate::represent`]).
 ///
 /// # Errors
-/// None today; the signature leaves room for conversion.
-pub fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
+/// 500 when it cannot be converted.
+pub async fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResult<Response<Body>> {
     match form.view {
         View::Object if cx.resource.is_served_as_stored() => {
             let mut bytes = Vec::with_capacity(entry.value.len() + 1);
@@ -112,8 +113,13 @@ pub fn one(cx: &Context, form: Form, code: StatusCode, entry: &Entry) -> ApiResu
             bytes.push(b'\n');
             Ok(body::json(code, bytes))
         }
-        View::Metadata => Ok(body::json(code, metadata_only(&entry.value))),
-        _ => value(cx, form, code, &object::decode(&cx.resource, &entry.value)),
+        View::Metadata if !conversion::asks_webhook(&cx.resource) => {
+            Ok(body::json(code, metadata_only(&entry.value)))
+        }
+        _ => {
+            let obj = conversion::decode(&cx.api, &cx.resource, &entry.value).await?;
+            value(cx, form, code, &obj)
+        }
     }
 }
 
@@ -195,19 +201,22 @@ struct Page {
 /// The entries that a list or a collection delete is about, all at one revision.
 ///
 /// # Errors
-/// 400 for parameters that make no sense, 410 for revisions that are gone.
-pub fn select(cx: &Context, selectors: &Selectors) -> ApiResult<(Vec<Arc<Entry>>, Revision)> {
-    let page = page(cx, selectors)?;
+/// 400 for parameters that make no sense, 410 for revisions that are gone, 500 when they cannot be converted.
+pub async fn select(cx: &Context, selectors: &Selectors) -> ApiResult<(Vec<Arc<Entry>>, Revision)> {
+    let page = page(cx, selectors).await?;
     Ok((page.entries, page.revision))
 }
 
-fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
+async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
     let limit: usize = match cx.query.get("limit").unwrap_or("") {
         "" => 0,
         text => text.parse().map_err(|_| ApiError::bad_request(format!("invalid limit {text:?}")))?,
     };
     let prefix = cx.resource.collection(&cx.info.namespace);
     let (revision, start, all) = range(cx, &prefix)?;
+    if !selectors.everything {
+        conversion::prepare(&cx.api, &cx.resource, all.iter()).await?;
+    }
     let from = all.partition_point(|e| e.key[prefix.len()..] < *start);
     let mut matching = all[from..].iter().filter(|e| selectors.matches(&cx.resource, e));
     if limit == 0 {
@@ -308,7 +317,8 @@ fn too_large(asked: Revision, current: Revision) -> ApiError {
 pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
     let selectors = Selectors::of(cx)?;
-    let page = page(cx, &selectors)?;
+    let page = page(cx, &selectors).await?;
+    conversion::prepare(&cx.api, &cx.resource, page.entries.iter()).await?;
     let mut metadata = json!({ "resourceVersion": page.revision.to_string() });
     if let Some(token) = &page.continue_token {
         metadata["continue"] = token.as_str().into();
@@ -321,12 +331,14 @@ pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
         View::Object => (resource.api_version(), &*resource.list_kind),
         View::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList"),
         View::Table => {
-            let items: Vec<Value> = page.entries.iter().map(|e| object::decode(resource, &e.value)).collect();
+            let items: Vec<Value> = page.entries.iter().map(|e| decoded(resource, e)).collect();
             return Ok(body::json(StatusCode::OK, line(&table::render(cx, &items, &metadata))));
         }
     };
     let shown = Arc::clone(cx);
-    let show = move |entry: &Entry| watch_object(&shown, form.view, entry.value.clone(), false);
+    let show = move |entry: &Entry| {
+        watch_object(&shown, form.view, conversion::shown(&shown.resource, entry), false)
+    };
     let list = match form.encoding {
         Encoding::Protobuf => protobuf_list(&api_version, kind, &metadata, page.entries, show).await?,
         _ => {
@@ -390,6 +402,11 @@ async fn protobuf_list(
     Ok(http_body_util::BodyExt::boxed_unsync(ListBody::protobuf(head.into(), entries, item)))
 }
 
+/// An entry as [`conversion::shown`] has it, as a tree.
+fn decoded(resource: &Resource, entry: &Entry) -> Value {
+    serde_json::from_slice(&conversion::shown(resource, entry)).expect("made of JSON")
+}
+
 /// The collection, one name or all, that a watch is about, with its starting point.
 pub(crate) struct WatchStart {
     pub(crate) prefix: String,
@@ -404,8 +421,8 @@ pub(crate) struct WatchStart {
 /// Decides where a watch begins.
 ///
 /// # Errors
-/// 400, 410 or 504 as in upstream.
-pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
+/// 400, 410 or 504 as in upstream; 500 when what is there cannot be converted.
+pub(crate) async fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
     let mut selectors = Selectors::of(cx)?;
     if !cx.info.name.is_empty() {
         let text = format!("metadata.name={}", cx.info.name);
@@ -449,25 +466,25 @@ pub(crate) fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
         let after = if asked == 0 { snapshot.revision() } else { asked };
         return Ok(WatchStart { prefix, selectors, initial: Vec::new(), after, marks_initial: false });
     }
+    if conversion::asks_webhook(&cx.resource) {
+        conversion::prepare(&cx.api, &cx.resource, snapshot.range(&prefix)).await?;
+    }
     let initial = snapshot.range(&prefix).filter(|e| selectors.matches(&cx.resource, e)).cloned().collect();
     let marks_initial = wants_initial && bookmarks;
     Ok(WatchStart { prefix, selectors, initial, after: snapshot.revision(), marks_initial })
 }
 
-/// One stored state as a list or a watch shows it, in JSON.
+/// One state, already in the version of the request, as a list or a watch shows it, in JSON.
 pub(crate) fn watch_object(cx: &Context, view: View, bytes: Bytes, first: bool) -> Bytes {
     match view {
-        View::Object if cx.resource.is_served_as_stored() => bytes,
-        View::Object => {
-            serde_json::to_vec(&object::decode(&cx.resource, &bytes)).expect("JSON into memory").into()
-        }
+        View::Object => bytes,
         View::Metadata => {
             let mut out = metadata_only(&bytes);
             out.pop();
             out.into()
         }
         View::Table => {
-            let obj = object::decode(&cx.resource, &bytes);
+            let obj: Value = serde_json::from_slice(&bytes).expect("made of JSON");
             let rv = object::text(&obj, &["metadata", "resourceVersion"]).to_owned();
             let mut table = table::render(cx, std::slice::from_ref(&obj), &json!({ "resourceVersion": rv }));
             if !first {

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use serde_json::Value;
 use windlass_crd::schema::{self, Schema};
 
-use crate::{cel::Rules, strategy::Strategy};
+use crate::{cel::Rules, crds::conversion::Conversion, strategy::Strategy};
 
 /// Text that is static for built-in kinds and owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -132,6 +132,10 @@ pub struct Custom {
     pub uid: String,
     /// Changes whenever the definition's spec does.
     pub fingerprint: String,
+    /// The same for two definitions that show their objects alike.
+    pub spec_digest: u64,
+    /// The way between its versions.
+    pub conversion: Arc<Conversion>,
     /// Its `openAPIV3Schema` as the definition has it.
     pub schema: Arc<Value>,
     /// The CEL rules of its schema.
@@ -294,6 +298,25 @@ impl Table {
         &self.groups
     }
 
+    /// Which resource and group a key of the store belongs to, told from the key alone: `secrets` and "". A kind that
+    /// has several groups is named by the one in which it is stored.
+    pub fn resource_of_keys(&self) -> impl Fn(&str) -> (String, String) + Send + Sync + use<> {
+        let stored = self.rows.values().filter(|row| row.is_storage_version());
+        let known: BTreeMap<String, (String, String)> =
+            stored.map(|row| (row.prefix.clone(), (row.plural.to_string(), row.group.to_string()))).collect();
+        move |key| {
+            let ends = key.match_indices('/').map(|(at, _)| at + 1).skip(2).take(2);
+            let prefixes = ends.map(|end| &key[..end]);
+            if let Some(found) = prefixes.filter_map(|prefix| known.get(prefix)).next() {
+                return found.clone();
+            }
+            // Custom kinds: `/registry/GROUP/PLURAL/…`.
+            let mut parts = key.split('/').skip(2);
+            let (group, plural) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            (plural.to_owned(), group.to_owned())
+        }
+    }
+
     /// Puts the versions of a group in order of preference.
     pub fn sort_versions(&mut self, group: &str, order: impl Fn(&str, &str) -> std::cmp::Ordering) {
         if let Some((_, versions)) = self.groups.iter_mut().find(|(g, _)| g == group) {
@@ -344,5 +367,30 @@ impl Registry {
             table.sort_versions(&group, &order);
         }
         self.current.store(Arc::new(table));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kinds;
+
+    #[test]
+    fn a_key_says_what_it_belongs_to() {
+        let resource_of = kinds::table().resource_of_keys();
+        for (key, resource, group) in [
+            ("/registry/secrets/default/a", "secrets", ""),
+            ("/registry/services/specs/default/a", "services", ""),
+            ("/registry/deployments/default/a", "deployments", "apps"),
+            ("/registry/namespaces/a", "namespaces", ""),
+            ("/registry/events/default/a", "events", ""),
+            (
+                "/registry/apiextensions.k8s.io/customresourcedefinitions/a",
+                "customresourcedefinitions",
+                "apiextensions.k8s.io",
+            ),
+            ("/registry/example.com/hosts/default/a", "hosts", "example.com"),
+        ] {
+            assert_eq!(resource_of(key), (resource.to_owned(), group.to_owned()), "{key}");
+        }
     }
 }

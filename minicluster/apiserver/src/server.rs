@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{api::Api, authn::PeerCertificate, body::BodyError, pipeline};
+use crate::{api::Api, audit, authn::PeerCertificate, body::BodyError, pipeline};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -153,6 +153,9 @@ async fn connection(
         let (api, certificate) = (Arc::clone(&api), certificate.clone());
         async move {
             let mut request = request.map(|b| b.map_err(BodyError::new).boxed_unsync());
+            if api.audit.is_some() {
+                request.extensions_mut().insert(audit::Peer(peer.ip()));
+            }
             if let Some(certificate) = certificate {
                 request.extensions_mut().insert(certificate);
             }

@@ -21,6 +21,7 @@ pub struct ApiError {
     /// One sentence for people.
     pub message: String,
     /// One word for programs.
+    #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: Cow<'static, str>,
     /// More for programs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,6 +311,11 @@ impl ApiError {
             message: message.to_string(),
             field: String::new(),
         }])
+    }
+
+    /// 500 without a reason: what upstream makes of an error that it did not expect.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::new(500, "", message)
     }
 
     /// 500: a name could not be generated in several tries.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     body::{self, Body},
     context::Context,
+    crds::conversion,
     decode, object, read,
     status::{ApiError, ApiResult},
     strategy::Part,
@@ -47,14 +48,14 @@ pub async fn handle(cx: Context, request: Request<Body>) -> ApiResult<Response<B
         "finalize" => finalize(&cx, body::read(request.into_body()).await?).await,
         "binding" => bind(&cx, body::read(request.into_body()).await?).await,
         "eviction" => eviction::handle(&cx, body::read(request.into_body()).await?).await,
-        "token" => token::handle(&cx, body::read(request.into_body()).await?),
+        "token" => token::handle(&cx, body::read(request.into_body()).await?).await,
         _ => Err(ApiError::no_such_resource()),
     }
 }
 
 async fn part(cx: &Context, part: Part, request: Request<Body>) -> ApiResult<Response<Body>> {
     if cx.info.verb == "get" {
-        return read::get(cx);
+        return read::get(cx).await;
     }
     let body = body::read(request.into_body()).await?;
     if cx.info.verb == "update" {
@@ -81,7 +82,7 @@ async fn finalize(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
         }
         Ok(Change::of(obj))
     };
-    write::modify(cx, Part::Server, change).await?.respond(cx, StatusCode::OK)
+    write::modify(cx, Part::Server, change).await?.respond(cx, StatusCode::OK).await
 }
 
 /// `pods/binding`: the scheduler gives a pod its node.
@@ -152,13 +153,13 @@ fn scheduled(pod: &mut Value) {
 }
 
 /// The object that a subresource request names.
-pub(crate) fn parent(cx: &Context) -> ApiResult<Value> {
+pub(crate) async fn parent(cx: &Context) -> ApiResult<Value> {
     let entry = cx
         .api
         .store
         .get(&cx.resource.key(&cx.info.namespace, &cx.info.name))
         .ok_or_else(|| ApiError::not_found(&cx.resource, &cx.info.name))?;
-    Ok(object::decode(&cx.resource, &entry.value))
+    conversion::decode(&cx.api, &cx.resource, &entry.value).await
 }
 
 /// The same request about another kind.

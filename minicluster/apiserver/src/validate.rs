@@ -89,7 +89,7 @@ pub fn labels(path: &Path, labels: Option<&Value>, errors: &mut ErrorList) {
     }
 }
 
-fn annotations(path: &Path, annotations: Option<&Value>, errors: &mut ErrorList) {
+pub(crate) fn annotations(path: &Path, annotations: Option<&Value>, errors: &mut ErrorList) {
     let mut total = 0;
     for (key, value) in annotations.and_then(Value::as_object).into_iter().flatten() {
         if let Err(why) = name::qualified_name(&key.to_lowercase()) {

@@ -18,8 +18,10 @@ use windlass_crd::protobuf;
 use crate::{
     body::{self, Body, BodyError},
     context::Context,
+    crds::conversion,
     negotiate::{Encoding, Form, View},
     read::{self, Selectors},
+    registry::Resource,
     status::{ApiError, ApiResult},
 };
 
@@ -42,6 +44,8 @@ struct Stream {
     bookmarks: bool,
     next_bookmark: Instant,
     deadline: Instant,
+    /// The row of the table that was current when it was last looked at.
+    known: Arc<Resource>,
     sent_first: bool,
     ended: bool,
 }
@@ -50,14 +54,14 @@ struct Stream {
 ///
 /// # Errors
 /// 400, 406, 410 or 504 before the stream begins.
-pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
+pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
     if form.encoding == Encoding::Yaml {
         return Err(ApiError::not_acceptable(
             "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
         ));
     }
-    let start = read::watch_start(&cx)?;
+    let start = read::watch_start(&cx).await?;
     let seconds = match cx.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()) {
         Some(seconds) if seconds > 0 => seconds,
         _ => TIMEOUT_MIN_SECONDS + cx.api.random(TIMEOUT_MIN_SECONDS),
@@ -78,6 +82,7 @@ pub fn watch(cx: Context) -> ApiResult<Response<Body>> {
         bookmarks: cx.query.flag("allowWatchBookmarks"),
         next_bookmark: now + BOOKMARK_INTERVAL,
         deadline: now + Duration::from_secs(seconds),
+        known: Arc::clone(&cx.resource),
         sent_first: false,
         ended: false,
         cx: Arc::new(cx),
@@ -131,6 +136,11 @@ fn frame(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
     out.extend_from_slice(b"}\n");
 }
 
+/// All states that a watcher may have to look at.
+fn entries(events: &[Event]) -> Vec<Arc<Entry>> {
+    events.iter().flat_map(|event| event.prev.iter().chain([&event.entry])).cloned().collect()
+}
+
 impl Stream {
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
@@ -146,7 +156,10 @@ impl Stream {
                 biased;
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        if let Some(chunk) = self.chunk(&events) {
+                        if self.is_outdated() {
+                            return None;
+                        }
+                        if let Some(chunk) = self.chunk(&events).await {
                             return Some(chunk);
                         }
                     }
@@ -156,13 +169,13 @@ impl Stream {
                     }
                 },
                 () = sleep_until(self.deadline) => return None,
-                _ = draining.wait_for(|on| *on) => return None,
+                () = async { drop(draining.wait_for(|on| *on).await) } => return None,
                 () = sleep_until(wait_bookmark) => {
                     self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
                     // Catches up with the present, so that the bookmark says how far the store is.
                     match self.watcher.poll_now() {
                         Ok(events) if events.is_empty() => return Some(self.bookmark(false)),
-                        Ok(events) => if let Some(chunk) = self.chunk(&events) { return Some(chunk) },
+                        Ok(events) => if let Some(chunk) = self.chunk(&events).await { return Some(chunk) },
                         Err(_) => {}
                     }
                 }
@@ -179,20 +192,54 @@ impl Stream {
                 }
                 break;
             };
-            self.put(&mut out, "ADDED", entry.mod_revision, &entry, entry.value.clone());
+            let bytes = conversion::shown(&self.cx.resource, &entry);
+            self.put(&mut out, "ADDED", entry.mod_revision, &entry, bytes);
         }
         (!out.is_empty()).then(|| out.into())
     }
 
-    fn chunk(&mut self, events: &[Event]) -> Option<Bytes> {
+    async fn chunk(&mut self, events: &[Event]) -> Option<Bytes> {
+        if conversion::asks_webhook(&self.cx.resource) {
+            let entries: Vec<Arc<Entry>> = entries(events);
+            let prepared = conversion::prepare(&self.cx.api, &self.cx.resource, entries.iter()).await;
+            if let Err(error) = prepared {
+                self.ended = true;
+                return Some(computed(self.form.encoding, "ERROR", &error.to_json()));
+            }
+        }
         let mut out = Vec::new();
         for event in events {
             if let Some(kind) = self.classify(event) {
-                let bytes = if kind == "DELETED" { deleted_bytes(event) } else { event.value() };
+                let bytes = self.bytes(kind, event);
                 self.put(&mut out, kind, event.revision, &event.entry, bytes);
             }
         }
         (!out.is_empty()).then(|| out.into())
+    }
+
+    /// What an event shows; a deletion shows the last state that matched, with the revision at which it ceased to.
+    fn bytes(&self, kind: &str, event: &Event) -> Bytes {
+        let resource = &self.cx.resource;
+        match (kind, event.kind, &event.prev) {
+            ("DELETED", EventKind::Put, Some(prev)) => conversion::shown_at(resource, prev, event.revision),
+            (_, EventKind::Delete, _) => conversion::shown_at(resource, &event.entry, event.revision),
+            _ => conversion::shown(resource, &event.entry),
+        }
+    }
+
+    /// True when the definition has changed since: the client is to begin anew, and sees what follows by its new rules.
+    fn is_outdated(&mut self) -> bool {
+        let Some(ours) = &self.cx.resource.custom else { return false };
+        let (api, info) = (&self.cx.api, &self.cx.info);
+        api.definitions.refresh(&api.registry);
+        let Some(now) = api.registry.get(&info.group, &info.version, &info.resource) else { return false };
+        if Arc::ptr_eq(&now, &self.known) {
+            return false;
+        }
+        let outdated =
+            now.custom.as_ref().is_none_or(|now| now.uid != ours.uid || now.spec_digest != ours.spec_digest);
+        self.known = now;
+        outdated
     }
 
     fn put(&mut self, out: &mut Vec<u8>, kind: &str, revision: Revision, entry: &Entry, bytes: Bytes) {
@@ -238,13 +285,5 @@ impl Stream {
             }
         };
         computed(self.form.encoding, "BOOKMARK", &serde_json::to_vec(&object).expect("JSON into memory"))
-    }
-}
-
-/// The last state that matched, stamped with the revision at which it ceased to.
-fn deleted_bytes(event: &Event) -> Bytes {
-    match (event.kind, &event.prev) {
-        (EventKind::Put, Some(prev)) => prev.restamped(event.revision),
-        _ => event.value(),
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     admission::{self, Operation},
     body::Body,
     context::Context,
-    crds, decode, delete,
+    crds::{self, conversion},
+    decode, delete,
     object::{self, is_deleting},
     read,
     registry::METADATA,
@@ -49,20 +50,23 @@ impl Written {
     /// The response that shows it.
     ///
     /// # Errors
-    /// 406.
-    pub fn respond(&self, cx: &Context, code: StatusCode) -> ApiResult<Response<Body>> {
+    /// 406; 500 when it cannot be converted.
+    pub async fn respond(&self, cx: &Context, code: StatusCode) -> ApiResult<Response<Body>> {
         let form = cx.form()?;
         match self {
-            Self::Stored(entry) => read::one(cx, form, code, entry),
+            Self::Stored(entry) => read::one(cx, form, code, entry).await,
             Self::Computed(obj) => read::value(cx, form, code, obj),
         }
     }
 
     /// The object in the version of the request.
-    pub fn value(&self, cx: &Context) -> Value {
+    ///
+    /// # Errors
+    /// 500 when it cannot be converted.
+    pub async fn value(&self, cx: &Context) -> ApiResult<Value> {
         match self {
-            Self::Stored(entry) => object::decode(&cx.resource, &entry.value),
-            Self::Computed(obj) => obj.clone(),
+            Self::Stored(entry) => conversion::decode(&cx.api, &cx.resource, &entry.value).await,
+            Self::Computed(obj) => Ok(obj.clone()),
         }
     }
 }
@@ -84,7 +88,7 @@ fn subresource(part: Part) -> &'static str {
 pub async fn post(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     cx.form()?;
     let obj = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
-    create(cx, obj, true).await?.respond(cx, StatusCode::CREATED)
+    create(cx, obj, true).await?.respond(cx, StatusCode::CREATED).await
 }
 
 /// Creates an object. `tracks`: record field ownership (not when server-side apply has done so).
@@ -192,7 +196,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
         }
         return Ok(Written::Computed(obj));
     }
-    object::to_storage(resource, &mut obj);
+    conversion::to_storage(&cx.api, resource, &mut obj).await?;
     let mut txn = Txn::put(key, object::encode(resource, &obj), 0);
     if let Some(lease) = cx.api.lease_for(resource).await? {
         txn = txn.with_lease(lease);
@@ -295,9 +299,9 @@ pub async fn put(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<Bo
     take_namespace(cx, &mut obj)?;
     let exists = cx.api.store.get(&cx.resource.key(&cx.info.namespace, &cx.info.name)).is_some();
     if !exists && part == Part::Main && cx.resource.strategy.creates_on_update() {
-        return create(cx, obj, true).await?.respond(cx, StatusCode::CREATED);
+        return create(cx, obj, true).await?.respond(cx, StatusCode::CREATED).await;
     }
-    modify(cx, part, |_| Ok(Change::of(obj.clone()))).await?.respond(cx, StatusCode::OK)
+    modify(cx, part, |_| Ok(Change::of(obj.clone()))).await?.respond(cx, StatusCode::OK).await
 }
 
 /// `PATCH` of an object or of its `part`, in any of the four encodings.
@@ -351,7 +355,7 @@ pub async fn patch(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<
         decode::tidy(cx, &mut obj, Vec::new())?;
         Ok(Change::of(obj))
     };
-    modify(cx, part, change).await?.respond(cx, StatusCode::OK)
+    modify(cx, part, change).await?.respond(cx, StatusCode::OK).await
 }
 
 fn patch_error(error: &patch::PatchError) -> ApiError {
@@ -409,11 +413,11 @@ async fn server_side_apply(cx: &Context, part: Part, body: &[u8]) -> ApiResult<R
             }
             match create(cx, merge(None)?, false).await {
                 Err(error) if error.reason == "AlreadyExists" => continue,
-                other => return other?.respond(cx, StatusCode::CREATED),
+                other => return other?.respond(cx, StatusCode::CREATED).await,
             }
         }
         let change = |old: &Value| Ok(Change { obj: merge(Some(old))?, tracks: false });
-        return modify(cx, part, change).await?.respond(cx, StatusCode::OK);
+        return modify(cx, part, change).await?.respond(cx, StatusCode::OK).await;
     }
     Err(ApiError::modified(&cx.resource, &cx.info.name))
 }
@@ -456,7 +460,7 @@ async fn modify_with(cx: &Context, part: Part, mut change: Decide<'_>) -> ApiRes
     let key = cx.resource.key(&cx.info.namespace, &name);
     for _ in 0..=CONFLICT_RETRIES {
         let entry = cx.api.store.get(&key).ok_or_else(|| ApiError::not_found(&cx.resource, &name))?;
-        let old = object::decode(&cx.resource, &entry.value);
+        let old = conversion::decode(&cx.api, &cx.resource, &entry.value).await?;
         let changed = change(&old)?;
         let insists = check_preconditions(cx, part, &changed.obj, &old)?;
         match modify_once(cx, part, changed, &old, &entry).await? {
@@ -551,11 +555,11 @@ async fn modify_once(
     if is_deleting(&obj) && delete::is_finished(resource, &obj) {
         return delete::remove_now(cx, obj, entry).await.map(|o| o.map(Written::Computed));
     }
-    if same(&obj, old) {
+    if same(&obj, old) && !is_stale(cx, entry) {
         let current = cx.api.store.get(&entry.key);
         return Ok(current.map(Written::Stored));
     }
-    object::to_storage(resource, &mut obj);
+    conversion::to_storage(&cx.api, resource, &mut obj).await?;
     let txn = Txn::put(Arc::clone(&entry.key), object::encode(resource, &obj), entry.mod_revision)
         .with_lease(entry.lease);
     match cx.api.store.txn(txn).await? {
@@ -642,6 +646,11 @@ fn bump_generation(cx: &Context, part: Part, obj: &mut Value, old: &Value) {
         let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
         object::set(obj, &["metadata", "generation"], generation);
     }
+}
+
+/// True when what is stored is due for a write even if nothing changes: another storage version, another key.
+fn is_stale(cx: &Context, entry: &Entry) -> bool {
+    conversion::is_stale(&cx.resource, &entry.value) || cx.api.store.is_stale(entry)
 }
 
 /// True when a write would change nothing.

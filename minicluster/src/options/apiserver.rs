@@ -1,8 +1,10 @@
 //! The flags of the API server, under the names that kube-apiserver gives them.
 
-use std::str::FromStr;
+use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
+
+use super::audit::AuditOptions;
 
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
@@ -11,6 +13,15 @@ pub struct ApiserverOptions {
     /// Node ports of Services come from here, both ends included
     #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST")]
     pub service_node_port_range: PortRange,
+    /// What is sealed on disk, and with which keys (EncryptionConfiguration)
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Load that file anew when it changes
+    #[arg(long, requires = "encryption_provider_config")]
+    pub encryption_provider_config_automatic_reload: bool,
+    /// What is told of requests
+    #[command(flatten)]
+    pub audit: AuditOptions,
 }
 
 /// Ports, both ends included.

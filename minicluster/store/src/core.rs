@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU32},
 };
 
 use imbl::{OrdMap, OrdSet};
@@ -76,6 +76,7 @@ impl State {
                     version: prev.as_ref().map_or(1, |p| p.version + 1),
                     lease: *lease,
                     stamp: payload.stamp,
+                    seal: AtomicU32::new(0),
                     tag: OnceLock::new(),
                 });
                 self.value_bytes += entry.value.len() as u64;

@@ -108,6 +108,16 @@ pub enum EngineError {
         /// What was found.
         detail: String,
     },
+    /// A value on the disk cannot be opened.
+    #[error("data directory {path}: {key} cannot be decrypted: {why}", path = path.display())]
+    Sealed {
+        /// Where the data is.
+        path: PathBuf,
+        /// The key of the value.
+        key: String,
+        /// What the vault said.
+        why: String,
+    },
     /// The engine reported something else.
     #[error("{0}")]
     Other(String),

@@ -2,11 +2,17 @@
 //!
 //! Only the newest state is kept on disk; history lives in memory. So the files do not grow with the number of writes
 //! but with the live data: superseded values disappear in the tree's own compaction.
+//!
+//! With a [`Vault`] the values, not the keys and not the numbers beside them, are sealed in here and nowhere else: the
+//! journal and the tables hold the same sealed bytes.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -14,6 +20,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use crate::{
     engine::{Batch, Engine, EngineError, Image},
     model::{Entry, EventKind, LeaseId, Revision},
+    vault::Vault,
 };
 
 /// Reads are served from memory, so the tree needs hardly any cache.
@@ -27,6 +34,7 @@ const NO_STAMP: u32 = u32::MAX;
 /// An [`Engine`] over the `fjall` crate.
 pub struct FjallEngine {
     path: PathBuf,
+    vault: Option<Arc<dyn Vault>>,
     /// Closed after it could not be opened again.
     tables: Option<Tables>,
 }
@@ -52,7 +60,36 @@ impl FjallEngine {
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         fs::create_dir_all(path)
             .map_err(|source| EngineError::Directory { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), tables: Some(Tables::open(path)?) })
+        Ok(Self { path: path.to_owned(), vault: None, tables: Some(Tables::open(path)?) })
+    }
+
+    /// Seals every value with this vault from now on, and opens what is there with it.
+    #[must_use]
+    pub fn sealed_by(mut self, vault: Arc<dyn Vault>) -> Self {
+        self.vault = Some(vault);
+        self
+    }
+
+    fn opened(&self, mut entry: Entry) -> Result<Entry, EngineError> {
+        let Some(vault) = &self.vault else { return Ok(entry) };
+        let opened = vault.open(&entry.key, &entry.value).map_err(|why| EngineError::Sealed {
+            path: self.path.clone(),
+            key: entry.key.to_string(),
+            why,
+        })?;
+        if let Some(bytes) = opened.bytes {
+            entry.value = bytes.into();
+        }
+        entry.seal = opened.seal.into();
+        Ok(entry)
+    }
+
+    /// An entry as it is to lie on the disk.
+    fn kept(&self, entry: &Entry) -> Result<Vec<u8>, EngineError> {
+        let Some(vault) = &self.vault else { return Ok(encode(entry, &entry.value)) };
+        let sealed = vault.seal(&entry.key, &entry.value).map_err(EngineError::Other)?;
+        entry.seal.store(sealed.seal, Ordering::Relaxed);
+        Ok(encode(entry, sealed.bytes.as_deref().unwrap_or(&entry.value)))
     }
 
     fn tables(&self) -> Result<&Tables, EngineError> {
@@ -109,7 +146,7 @@ impl Engine for FjallEngine {
         for guard in tables.entries.iter() {
             let (key, value) = guard.into_inner().map_err(|e| self.damaged(e.to_string()))?;
             let entry = decode(&key, &value).ok_or_else(|| self.damaged("an entry is too short"))?;
-            image.entries.push(entry);
+            image.entries.push(self.opened(entry)?);
         }
         for guard in tables.leases.iter() {
             let (id, ttl) = guard.into_inner().map_err(|e| self.damaged(e.to_string()))?;
@@ -127,7 +164,7 @@ impl Engine for FjallEngine {
         for event in &batch.events {
             let key = event.entry.key.as_bytes();
             match event.kind {
-                EventKind::Put => write.insert(&tables.entries, key, encode(&event.entry)),
+                EventKind::Put => write.insert(&tables.entries, key, self.kept(&event.entry)?),
                 EventKind::Delete => write.remove(&tables.entries, key),
             }
         }
@@ -154,14 +191,14 @@ impl Engine for FjallEngine {
     }
 }
 
-fn encode(entry: &Entry) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + entry.value.len());
+fn encode(entry: &Entry, value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + value.len());
     out.extend_from_slice(&entry.create_revision.to_be_bytes());
     out.extend_from_slice(&entry.mod_revision.to_be_bytes());
     out.extend_from_slice(&entry.version.to_be_bytes());
     out.extend_from_slice(&entry.lease.to_be_bytes());
     out.extend_from_slice(&entry.stamp.unwrap_or(NO_STAMP).to_be_bytes());
-    out.extend_from_slice(&entry.value);
+    out.extend_from_slice(value);
     out
 }
 
@@ -177,6 +214,7 @@ fn decode(key: &[u8], bytes: &[u8]) -> Option<Entry> {
         version: number(16),
         lease: number(24),
         stamp: (stamp != NO_STAMP).then_some(stamp),
+        seal: AtomicU32::new(0),
         tag: OnceLock::new(),
     })
 }

@@ -18,6 +18,7 @@
 //!
 //! * `core` decides: a state machine without I/O.
 //! * [`Engine`] keeps: it makes a batch of changes durable. [`FjallEngine`] is the one that ships.
+//! * [`Vault`] seals what reaches the disk, where that is wanted.
 //! * [`Store`] is the handle: group commit, publication, watches, lease timers, compaction.
 
 mod core;
@@ -28,6 +29,7 @@ mod journal;
 mod lease;
 mod model;
 mod store;
+mod vault;
 mod watch;
 
 pub use engine::{Batch, Engine, EngineError, Image};
@@ -37,4 +39,5 @@ pub use model::{
     Compare, Entry, Event, EventKind, LeaseId, Op, Outcome, Payload, RangeError, Revision, StoreError, Txn,
 };
 pub use store::{BATCH_MAX, COMPACTION_INTERVAL, Snapshot, Stats, Store};
+pub use vault::{Opened, Seal, Sealed, Vault};
 pub use watch::Watcher;

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicU32},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -68,6 +68,8 @@ pub struct Entry {
     /// The lease the key belongs to, or 0.
     pub lease: LeaseId,
     pub(crate) stamp: Option<u32>,
+    /// What sealed it on the disk.
+    pub(crate) seal: AtomicU32,
     pub(crate) tag: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -231,6 +233,9 @@ pub enum StoreError {
     /// The engine could not make the write durable; nothing changed.
     #[error("the store could not write: {0}")]
     Engine(Arc<crate::EngineError>),
+    /// The value cannot be sealed at present; nothing changed.
+    #[error("{0}")]
+    Sealing(String),
     /// The named lease does not exist or has run out.
     #[error("requested lease not found: {0}")]
     LeaseNotFound(LeaseId),

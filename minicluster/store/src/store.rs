@@ -22,7 +22,8 @@ use crate::{
     history::{History, topic_of},
     journal::{Change, Journal, Reply, Request},
     lease::Deadlines,
-    model::{Entry, Event, EventKind, LeaseId, Outcome, RangeError, Revision, StoreError, Txn},
+    model::{Entry, Event, EventKind, LeaseId, Op, Outcome, RangeError, Revision, StoreError, Txn},
+    vault::Vault,
     watch::Watcher,
 };
 
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     deadlines: Deadlines,
     disk_bytes: AtomicU64,
     failure: ArcSwapOption<EngineError>,
+    vault: Option<Arc<dyn Vault>>,
 }
 
 #[derive(Default)]
@@ -105,7 +107,7 @@ impl Store {
     pub fn direct(mut engine: impl Engine) -> Result<Self, EngineError> {
         let state = State::restore(engine.load()?);
         let journal = Journal::new(state.clone(), Box::new(engine));
-        Ok(Self::assemble(state, Writer::Direct(Mutex::new(journal))))
+        Ok(Self::assemble(state, Writer::Direct(Mutex::new(journal)), None))
     }
 
     /// Opens a durable store in a directory with the shipped engine.
@@ -116,14 +118,27 @@ impl Store {
         Self::with_engine(FjallEngine::open(path)?)
     }
 
+    /// Opens a durable store whose values a vault seals. What was written without one, or with another of its keys, is
+    /// read as long as the vault knows how. Blocks as long as the vault does.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and [`EngineError::Sealed`].
+    pub fn open_sealed(path: &Path, vault: Arc<dyn Vault>) -> Result<Self, EngineError> {
+        Self::start(FjallEngine::open(path)?.sealed_by(Arc::clone(&vault)), Some(vault))
+    }
+
     /// Opens a durable store over any engine.
     ///
     /// # Errors
     /// What [`Engine::load`] says, or that no thread could be started.
-    pub fn with_engine(mut engine: impl Engine) -> Result<Self, EngineError> {
+    pub fn with_engine(engine: impl Engine) -> Result<Self, EngineError> {
+        Self::start(engine, None)
+    }
+
+    fn start(mut engine: impl Engine, vault: Option<Arc<dyn Vault>>) -> Result<Self, EngineError> {
         let state = State::restore(engine.load()?);
         let (send, receive) = mpsc::channel(QUEUE_MAX);
-        let store = Self::assemble(state.clone(), Writer::Thread(send));
+        let store = Self::assemble(state.clone(), Writer::Thread(send), vault);
         let weak = Arc::downgrade(&store.inner);
         std::thread::Builder::new()
             .name("store-writer".into())
@@ -132,7 +147,7 @@ impl Store {
         Ok(store)
     }
 
-    fn assemble(state: State, writer: Writer) -> Self {
+    fn assemble(state: State, writer: Writer, vault: Option<Arc<dyn Vault>>) -> Self {
         let topics = Topics { floor: state.revision, ..Topics::default() };
         let deadlines = Deadlines::default();
         for (id, lease) in &state.leases {
@@ -146,6 +161,7 @@ impl Store {
                 deadlines,
                 disk_bytes: AtomicU64::new(0),
                 failure: ArcSwapOption::empty(),
+                vault,
             }),
         }
     }
@@ -158,6 +174,14 @@ impl Store {
     /// Why nothing can be written at present: the engine failed and could not be opened again yet. Reads go on.
     pub fn failure(&self) -> Option<Arc<EngineError>> {
         self.inner.failure.load_full()
+    }
+
+    /// True when an entry lies on the disk under another seal than it would get today: the next write of its object
+    /// should be one, even if it changes nothing.
+    pub fn is_stale(&self, entry: &Entry) -> bool {
+        let current =
+            |vault: &Arc<dyn Vault>| vault.is_current(&entry.key, entry.seal.load(Ordering::Relaxed));
+        self.inner.vault.as_ref().is_some_and(|vault| !current(vault))
     }
 
     /// The whole state as it is now, unchanging.
@@ -201,6 +225,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; nothing has changed then.
     pub async fn txn(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        if let Some(vault) = &self.inner.vault {
+            let puts = txn.ops.iter().filter(|op| matches!(op, Op::Put { .. }));
+            puts.map(Op::key).try_for_each(|key| vault.check(key)).map_err(StoreError::Sealing)?;
+        }
         match self.inner.submit(Change::Txn(txn)).await? {
             Reply::Outcome(outcome) => Ok(outcome),
             Reply::Lease(_) => Err(StoreError::Closed),

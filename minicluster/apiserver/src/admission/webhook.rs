@@ -20,6 +20,7 @@ use super::{
     matching::{Asked, Event, Rule, Selectors, namespace_labels},
 };
 use crate::{
+    audit,
     cel::{Compiled, Expression, Scope},
     context::Context,
     object,
@@ -51,7 +52,10 @@ impl Webhooks {
 fn build(snapshot: &Snapshot, prefixes: &'static [&'static str]) -> Vec<Hook> {
     let configurations = prefixes.iter().flat_map(|prefix| view::objects(snapshot, prefix));
     configurations
-        .flat_map(|(_, obj)| object::list(&obj, &["webhooks"]).iter().map(Hook::read).collect::<Vec<_>>())
+        .flat_map(|(_, obj)| {
+            let hooks = object::list(&obj, &["webhooks"]).iter();
+            hooks.map(|hook| Hook::read(object::name(&obj), hook)).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -64,6 +68,7 @@ fn timeout_of(hook: &Value) -> Duration {
 /// One webhook of a configuration.
 #[derive(Debug)]
 struct Hook {
+    configuration: String,
     name: String,
     rules: Vec<Rule>,
     selectors: Selectors,
@@ -75,9 +80,10 @@ struct Hook {
 }
 
 impl Hook {
-    fn read(hook: &Value) -> Self {
+    fn read(configuration: &str, hook: &Value) -> Self {
         let side_effects = object::text(hook, &["sideEffects"]);
         Self {
+            configuration: configuration.to_owned(),
             name: object::text(hook, &["name"]).to_owned(),
             rules: object::list(hook, &["rules"]).iter().map(Rule::read).collect(),
             selectors: Selectors::read(hook),
@@ -149,19 +155,19 @@ pub(super) async fn mutate(
 ) -> ApiResult<()> {
     let hooks = cx.api.webhooks.mutating.get();
     let mut seen: Vec<(&Hook, Value)> = Vec::new();
-    for hook in concerned(cx, &hooks, &Event { op, obj: Some(obj), old }) {
+    for (index, hook) in concerned(cx, &hooks, &Event { op, obj: Some(obj), old }).into_iter().enumerate() {
         // An earlier hook may have taken away the label for which this one would be called.
         let event = Event { op, obj: Some(obj), old };
         if concerned(cx, std::slice::from_ref(hook), &event).is_empty() {
             continue;
         }
-        invoke(cx, hook, op, obj, old).await?;
+        invoke(cx, hook, op, obj, old, (0, index)).await?;
         seen.push((hook, obj.clone()));
     }
     let last = obj.clone();
-    for (hook, left) in seen {
+    for (index, (hook, left)) in seen.into_iter().enumerate() {
         if hook.reinvoked && left != last {
-            invoke(cx, hook, op, obj, old).await?;
+            invoke(cx, hook, op, obj, old, (1, index)).await?;
         }
     }
     Ok(())
@@ -173,15 +179,37 @@ async fn invoke(
     op: Operation,
     obj: &mut Value,
     old: Option<&Value>,
+    turn: (usize, usize),
 ) -> ApiResult<()> {
     let Some(answer) = ask(cx, hook, &Event { op, obj: Some(obj), old }).await? else { return Ok(()) };
-    let Some(patch) = answer.patch else { return Ok(()) };
+    let Some(patch) = answer.patch else {
+        noted(hook, turn, false, None);
+        return Ok(());
+    };
     let mut changed = obj.clone();
     windlass_crd::patch::json(&mut changed, &patch)
         .map_err(|error| ApiError::internal(format!("admission webhook \"{}\": {error}", hook.name)))?;
     settle(&cx.resource, &mut changed)?;
+    noted(hook, turn, *obj != changed, Some(&patch));
     *obj = changed;
     Ok(())
+}
+
+/// Tells of what a mutating hook did, for the audit.
+fn noted(hook: &Hook, (round, index): (usize, usize), mutated: bool, patch: Option<&Value>) {
+    if !audit::is_on() {
+        return;
+    }
+    let (configuration, webhook) = (&hook.configuration, &hook.name);
+    let at = format!("webhook.admission.k8s.io/round_{round}_index_{index}");
+    let what = serde_json::json!({"configuration": configuration, "webhook": webhook, "mutated": mutated});
+    audit::annotate(&format!("mutation.{at}"), &what.to_string());
+    if let Some(patch) = patch.filter(|_| mutated && audit::wants_objects()) {
+        let what = serde_json::json!({
+            "configuration": configuration, "webhook": webhook, "patch": patch, "patchType": "JSONPatch",
+        });
+        audit::annotate(&format!("patch.{at}"), &what.to_string());
+    }
 }
 
 /// What a hook wrote is held to the kind's schema, as if the client had written it.
@@ -243,6 +271,9 @@ async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<r
     match called {
         Ok(answer) => {
             answer.warnings.iter().for_each(|warning| cx.warn(warning.clone()));
+            for (key, value) in &answer.annotations {
+                audit::annotate(&format!("{}/{key}", hook.name), value);
+            }
             answer.verdict(&hook.name).map(Some)
         }
         Err(error) if hook.ignores_failure => {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use super::{PREFIX, condition, is_established, row};
+use super::{PREFIX, condition, conversion_of, is_established, row};
 use crate::{
     api::Api,
     authn::Identity,
@@ -144,7 +144,7 @@ async fn delete_instances(
 fn instances(api: &Arc<Api>, crd: &Value) -> Option<Context> {
     let storage = |v: &&Value| v.get("storage").and_then(Value::as_bool) == Some(true);
     let version = object::list(crd, &["spec", "versions"]).iter().find(storage)?;
-    let resource = Arc::new(row(crd, version)?);
+    let resource = Arc::new(row(crd, version, &Arc::new(conversion_of(crd)))?);
     let info = RequestInfo {
         is_resource: true,
         verb: "delete",

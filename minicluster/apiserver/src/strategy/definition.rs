@@ -2,6 +2,8 @@
 //!
 //! Source: `k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation`.
 
+mod conversion;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
@@ -32,6 +34,10 @@ impl Strategy for CustomResourceDefinition {
         if object::text(obj, &["spec", "conversion", "strategy"]).is_empty() {
             object::set(obj, &["spec", "conversion", "strategy"], "None");
         }
+        let service = ["spec", "conversion", "webhook", "clientConfig", "service"];
+        if object::at(obj, &service).is_some_and(|service| object::at(service, &["port"]).is_none()) {
+            object::set(obj, &[service[0], service[1], service[2], service[3], service[4], "port"], 443);
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -51,24 +57,15 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        names(obj, spec, &path, &mut errors);
-        versions(spec, &path.child("versions"), &mut errors);
-        conversion(spec, &path.child("conversion"), &mut errors);
-        if spec.get("preserveUnknownFields") == Some(&Value::Bool(true)) {
-            let detail = "must be false in order to use defaults in the schema";
-            errors.push(Error::invalid(path.child("preserveUnknownFields"), true, detail));
-        }
-        errors
+        check(obj, None)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         if part != Part::Main {
             return ErrorList::new();
         }
-        let mut errors = self.validate(obj);
+        let mut errors = check(obj, Some(old));
+        conversion::stored_versions(obj, &mut errors);
         let established = object::list(old, &["status", "conditions"])
             .iter()
             .any(|c| object::text(c, &["type"]) == "Established" && object::text(c, &["status"]) == "True");
@@ -88,6 +85,22 @@ impl Strategy for CustomResourceDefinition {
     fn columns(&self) -> Option<Vec<Column>> {
         None
     }
+}
+
+/// What is wrong with a definition, given what stood in its place.
+fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
+    let path = field::root("spec");
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    let mut errors = ErrorList::new();
+    names(obj, spec, &path, &mut errors);
+    versions(spec, &path.child("versions"), &mut errors);
+    let before = old.and_then(|old| object::at(old, &["spec", "conversion"]));
+    conversion::validate(spec, before, &path.child("conversion"), &mut errors);
+    if spec.get("preserveUnknownFields") == Some(&Value::Bool(true)) {
+        let detail = "must be false in order to use defaults in the schema";
+        errors.push(Error::invalid(path.child("preserveUnknownFields"), true, detail));
+    }
+    errors
 }
 
 fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
@@ -219,26 +232,6 @@ fn subresources(version: &Value, path: &Path, errors: &mut ErrorList) {
             };
             errors.push(Error::invalid(at, given, detail));
         }
-    }
-}
-
-fn conversion(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let strategy = object::text(spec, &["conversion", "strategy"]);
-    let webhook = object::at(spec, &["conversion", "webhook"]);
-    match strategy {
-        "Webhook" => {
-            if webhook.and_then(|webhook| object::at(webhook, &["clientConfig"])).is_none() {
-                let detail = "required when strategy is set to Webhook";
-                errors.push(Error::required(path.child("webhook").child("clientConfig"), detail));
-            }
-        }
-        "None" | "" => {
-            if webhook.is_some() {
-                let detail = "should not be set when strategy is not set to Webhook";
-                errors.push(Error::forbidden(path.child("webhook"), detail));
-            }
-        }
-        other => errors.push(Error::not_supported(path.child("strategy"), other, &["None", "Webhook"])),
     }
 }
 

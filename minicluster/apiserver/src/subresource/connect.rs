@@ -57,7 +57,7 @@ fn options(cx: &Context) -> Value {
 
 /// Logs and terminals of a pod.
 async fn kubelet(cx: &Context, sub: &str, request: Request<Body>) -> ApiResult<Response<Body>> {
-    let pod = parent(cx)?;
+    let pod = parent(cx).await?;
     let node = object::text(&pod, &["spec", "nodeName"]);
     if node.is_empty() {
         // As upstream: a pod without a node has an empty log.

@@ -28,7 +28,7 @@ pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body
     }
     let options =
         eviction.get("deleteOptions").filter(|o| o.is_object()).cloned().unwrap_or_else(|| json!({}));
-    let pod = parent(cx)?;
+    let pod = parent(cx).await?;
     if !ignores_budgets(&pod) {
         let budgets = budgets_of(cx, &pod);
         if budgets.len() > 1 {

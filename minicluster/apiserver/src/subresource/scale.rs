@@ -21,7 +21,7 @@ use crate::{
 
 pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Response<Body>> {
     if cx.info.verb == "get" {
-        return respond(&of(cx, &parent(cx)?));
+        return respond(&of(cx, &parent(cx).await?));
     }
     let bytes = body::read(request.into_body()).await?;
     let media = negotiate::media_type(&cx.headers);
@@ -56,7 +56,7 @@ pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Re
         Ok(Change { obj, tracks: false })
     };
     let written = write::modify(cx, Part::Main, change).await?;
-    respond(&of(cx, &written.value(cx)))
+    respond(&of(cx, &written.value(cx).await?))
 }
 
 fn respond(scale: &Value) -> ApiResult<Response<Body>> {

@@ -22,8 +22,8 @@ const SECONDS_DEFAULT: i64 = 3600;
 const SECONDS_STRETCHED: i64 = 3607;
 const YEAR_SECONDS: i64 = 365 * 24 * 3600;
 
-pub(super) fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
-    let account = parent(cx)?;
+pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
+    let account = parent(cx).await?;
     let (mut request, _) = decode::parse(&cx.headers, &body)?;
     let asked = object::number(&request, &["spec", "expirationSeconds"]).unwrap_or(SECONDS_DEFAULT);
     check_seconds(asked)?;

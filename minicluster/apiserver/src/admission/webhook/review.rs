@@ -76,6 +76,8 @@ pub(super) struct Answer {
     result: Value,
     pub(super) patch: Option<Value>,
     pub(super) warnings: Vec<String>,
+    /// Notes for the audit.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
 /// Reads an answer to the question `uid`.
@@ -111,10 +113,12 @@ pub(super) fn read(body: &[u8], uid: &str) -> Result<Answer, String> {
         (_, other) => return Err(format!("webhook returned invalid response.patchType of \"{other}\"")),
     };
     let warnings = object::list(response, &["warnings"]);
+    let notes = object::at(response, &["auditAnnotations"]).and_then(Value::as_object).into_iter().flatten();
     Ok(Answer {
         allowed: response.get("allowed").and_then(Value::as_bool) == Some(true),
         result: response.get("status").cloned().unwrap_or_default(),
         patch,
+        annotations: notes.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
         warnings: warnings.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
     })
 }
