@@ -9,6 +9,7 @@ mod namespace;
 mod node;
 mod pod;
 mod policy;
+pub mod quota;
 mod service_account;
 mod webhook;
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    admission::{Policies, Webhooks},
+    admission::{Policies, Webhooks, quota::Quotas},
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
@@ -70,6 +70,8 @@ pub struct Api {
     pub discovery: Discovery,
     /// OpenAPI documents.
     pub documents: Mutex<Documents>,
+    /// Whose turn it is to take from quotas.
+    pub quotas: Quotas,
     /// The policies that admission holds objects to.
     pub policies: Policies,
     /// The webhooks that admission asks.
@@ -107,6 +109,7 @@ impl Api {
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),
+            quotas: Quotas::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
             metrics: Metrics::default(),
