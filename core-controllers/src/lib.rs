@@ -21,6 +21,7 @@ pub mod garbage;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
+pub mod protection;
 pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;

@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, str::FromStr};
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
+mod admission;
 mod apiserver;
 
+pub use admission::AdmissionOptions;
 pub use apiserver::{ApiserverOptions, PortRange};
 
 /// A part of the cluster that can run in this process.

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    admission::{Policies, Webhooks, quota::Quotas},
+    admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
@@ -44,6 +44,8 @@ pub struct Config {
     pub git_version: String,
     /// How the server reaches kubelets; `None` in tests without nodes.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// What admission holds requests to.
+    pub admission: admission::Settings,
     /// The first of all random numbers.
     pub seed: u64,
 }
@@ -70,6 +72,12 @@ pub struct Api {
     pub discovery: Discovery,
     /// OpenAPI documents.
     pub documents: Mutex<Documents>,
+    /// Namespaces as admission looks at them.
+    pub namespaces: Namespaces,
+    /// Storage, ingress and priority classes.
+    pub classes: Classes,
+    /// What is left of the limits on events.
+    pub event_rates: EventRates,
     /// Whose turn it is to take from quotas.
     pub quotas: Quotas,
     /// The policies that admission holds objects to.
@@ -109,6 +117,9 @@ impl Api {
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),
+            namespaces: Namespaces::default(),
+            classes: Classes::new(&store),
+            event_rates: EventRates::default(),
             quotas: Quotas::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),

@@ -156,8 +156,9 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     }
     begin_life(cx, &mut obj);
     fill_defaults(cx, &mut obj);
-    admission::mutate(cx, Operation::Create, &mut obj, None).await?;
-    fill_defaults(cx, &mut obj);
+    if admission::mutate(cx, Operation::Create, &mut obj, None).await? {
+        fill_defaults(cx, &mut obj);
+    }
     if resource.has("status") {
         match resource.custom {
             // A typed status is never absent, only empty.
@@ -518,8 +519,9 @@ async fn modify_once(
         keep_all_but_status(cx, &mut obj, old);
     }
     fill_defaults(cx, &mut obj);
-    admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await?;
-    fill_defaults(cx, &mut obj);
+    if admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await? {
+        fill_defaults(cx, &mut obj);
+    }
     resource.strategy.prepare_update(part, &mut obj, old);
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use clap::Args;
 
+use super::admission::AdmissionOptions;
+
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "API server")]
@@ -11,6 +13,10 @@ pub struct ApiserverOptions {
     /// Node ports of Services come from here, both ends included
     #[arg(long, default_value = "30000-32767", value_name = "FIRST-LAST")]
     pub service_node_port_range: PortRange,
+
+    /// What admission is told
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
 }
 
 /// Ports, both ends included.

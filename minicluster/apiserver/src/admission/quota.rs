@@ -13,10 +13,10 @@ use serde_json::Value;
 use windlass::clock;
 use windlass_crd::{
     apply,
-    quota::{self, Amounts, Incoming, Limited, Measure, Measured, Quota},
+    quota::{self, Amounts, Incoming, Measure, Measured, Quota},
 };
 
-use super::Operation;
+use super::{Operation, Plugin};
 use crate::{
     context::Context,
     object,
@@ -32,18 +32,12 @@ const TRIES: usize = 16;
 #[derive(Default)]
 pub struct Quotas {
     turns: Mutex<BTreeMap<String, Turn>>,
-    limited: Vec<Limited>,
 }
 
 /// Holds one writer at a time.
 type Turn = Arc<tokio::sync::Mutex<()>>;
 
 impl Quotas {
-    /// `limited`: what may be consumed only where a quota covers it.
-    pub fn new(limited: Vec<Limited>) -> Self {
-        Self { turns: Mutex::default(), limited }
-    }
-
     fn turn(&self, namespace: &str) -> Turn {
         let mut turns = self.turns.lock();
         if let Some(turn) = turns.get(namespace) {
@@ -70,7 +64,11 @@ pub fn charge(cx: &Context, op: Operation, obj: &Value, old: Option<&Value>) -> 
     if !cx.resource.namespaced || cx.info.namespace.is_empty() || quota::is_ignored(group, plural) {
         return None;
     }
-    let limited = &cx.api.quotas.limited;
+    let settings = &cx.api.config.admission;
+    let limited = &settings.limited;
+    if !settings.runs(Plugin::ResourceQuota) {
+        return None;
+    }
     let prefix = format!("{QUOTAS}{}/", cx.info.namespace);
     if limited.is_empty() && cx.api.store.snapshot().range(&prefix).next().is_none() {
         return None;
@@ -165,7 +163,7 @@ fn decide(cx: &Context, charge: &Charge, snapshot: &Snapshot) -> ApiResult<Vec<(
         old: charge.old.as_ref(),
         records_only: charge.records_only,
     };
-    let charged = quota::charge(&quotas, &incoming, &cx.api.quotas.limited)
+    let charged = quota::charge(&quotas, &incoming, &cx.api.config.admission.limited)
         .map_err(|why| ApiError::forbidden(&cx.resource, &charge.name, why))?;
     Ok(charged.into_iter().map(|(index, used)| (Arc::clone(entries[index]), used)).collect())
 }
