@@ -4,7 +4,7 @@ use windlass::ManagerBuilder;
 
 use crate::{
     Options, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage, namespace,
-    node_lifecycle, pod_gc, replicaset, root_ca, service_account, taint_eviction,
+    node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account, taint_eviction,
 };
 
 /// A controller that can be chosen by name.
@@ -67,6 +67,26 @@ pub const ALL: &[Entry] = &[
         name: "taint-eviction-controller",
         aliases: &["taint-eviction"],
         register: taint_eviction::register,
+    },
+    Entry {
+        name: "resourcequota-controller",
+        aliases: &["resourcequota"],
+        register: resource_quota::register,
+    },
+    Entry {
+        name: "persistentvolumeclaim-protection-controller",
+        aliases: &["pvc-protection"],
+        register: protection::register_claims,
+    },
+    Entry {
+        name: "persistentvolume-protection-controller",
+        aliases: &["pv-protection"],
+        register: protection::register_volumes,
+    },
+    Entry {
+        name: "volumeattributesclass-protection-controller",
+        aliases: &["vac-protection"],
+        register: protection::register_classes,
     },
     Entry { name: "pod-garbage-collector-controller", aliases: &["podgc"], register: pod_gc::register },
 ];

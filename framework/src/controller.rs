@@ -177,6 +177,16 @@ where
         self
     }
 
+    /// Lends its queue to whoever finds triggers of its own while the controller runs; called at each start.
+    #[must_use]
+    pub fn lends_queue(mut self, lend: impl Fn(Enqueue) + Send + Sync + 'static) -> Self {
+        self.wires.push(Box::new(move |wiring| {
+            lend(Enqueue(wiring.queue.clone()));
+            Wire { _subscription: None, synced: Box::pin(std::future::ready(())), keep: Box::new(()) }
+        }));
+        self
+    }
+
     /// Reads this informer: no reconcile before its first list is complete.
     #[must_use]
     pub fn reads<C: Object>(mut self, informer: &Informer<C>) -> Self {

@@ -274,6 +274,7 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         ca_pem: pki.ca_pem().to_owned(),
         git_version: VERSION.to_owned(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),
+        admission: options.apiserver.admission.settings().map_err(ClusterError::Options)?,
         seed,
         audit: options.apiserver.audit.settings(),
     };

@@ -5,10 +5,12 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, str::FromStr};
 use clap::{Args, ValueEnum};
 use ipnet::Ipv4Net;
 
+mod admission;
 mod apiserver;
 mod audit;
 mod duration;
 
+pub use admission::AdmissionOptions;
 pub use apiserver::{ApiserverOptions, PortRange};
 pub use audit::AuditOptions;
 pub use duration::GoDuration;

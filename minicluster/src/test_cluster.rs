@@ -29,7 +29,9 @@ use std::{
 
 use jiff::Timestamp;
 use kube::Client;
-use minicluster_apiserver::{Api as ApiServer, Config, Identity, InProcess, bootstrap};
+use minicluster_apiserver::{
+    Api as ApiServer, Config, Identity, InProcess, admission::Settings as AdmissionSettings, bootstrap,
+};
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 use minicluster_store::Store;
 use parking_lot::Mutex;
@@ -65,6 +67,7 @@ pub struct Builder {
     nodes: u32,
     seed: u64,
     faults: Faults,
+    admission: AdmissionSettings,
 }
 
 impl Builder {
@@ -96,6 +99,13 @@ impl Builder {
         self
     }
 
+    /// Tells the API server which admission plugins run, and how.
+    #[must_use]
+    pub fn admission(mut self, settings: AdmissionSettings) -> Self {
+        self.admission = settings;
+        self
+    }
+
     /// Makes the components' requests fail and their watches break now and then.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -120,6 +130,7 @@ impl Builder {
             ca_pem: pki.ca_pem().to_owned(),
             git_version: VERSION.to_owned(),
             kubelet_tls: None,
+            admission: self.admission.clone(),
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
         };
@@ -166,7 +177,14 @@ impl TestCluster {
 
     /// Chooses what the cluster consists of.
     pub fn builder() -> Builder {
-        Builder { controllers: Vec::new(), scheduler: false, nodes: 0, seed: 1, faults: Faults::default() }
+        Builder {
+            controllers: Vec::new(),
+            scheduler: false,
+            nodes: 0,
+            seed: 1,
+            faults: Faults::default(),
+            admission: AdmissionSettings::default(),
+        }
     }
 
     /// A client that may do anything, and that no fault reaches.

@@ -118,6 +118,8 @@ async fn server() -> std::sync::Arc<Server> {
         ca_pem: String::new(),
         git_version: "v1.36.0".into(),
         kubelet_tls: None,
+        admission: Default::default(),
+        audit: Default::default(),
         seed: 1,
     };
     let server = Server::new(Store::memory(), config).unwrap();

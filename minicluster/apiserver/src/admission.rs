@@ -1,20 +1,34 @@
 //! Admission: what the cluster adds to an object, or refuses, beyond what its kind allows.
 //!
 //! The plugins run in upstream's order: first those that change the object, then, on the final object, those that only
-//! judge. Source: `pkg/kubeapiserver/options/plugins.go`.
+//! judge. [`settings`] is the table of them. Source: `pkg/kubeapiserver/options/plugins.go`.
 
+pub mod classes;
+pub mod event_rate;
 mod limits;
 mod matching;
 mod namespace;
 mod node;
+mod owner;
 mod pod;
 mod policy;
+pub mod quota;
+pub mod security;
 mod service_account;
+pub mod settings;
+mod tolerations;
 mod webhook;
 
 use serde_json::Value;
 
 use crate::{context::Context, status::ApiResult};
+
+pub use classes::Classes;
+pub use event_rate::EventRates;
+pub use namespace::Namespaces;
+pub use policy::Policies;
+pub use settings::{Plugin, Settings};
+pub use webhook::Webhooks;
 
 /// What happens to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,30 +43,86 @@ pub enum Operation {
     Connect,
 }
 
-pub use policy::Policies;
-pub use webhook::Webhooks;
-
-/// Lets the plugins change an object.
+/// Lets the plugins change an object. True when any did, so that defaults have to be filled in again.
 ///
 /// # Errors
 /// 403, 404 or 422 when a plugin refuses; what a webhook says.
-pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<()> {
-    if op == Operation::Create {
+pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<bool> {
+    let runs = |plugin| cx.api.config.admission.runs(plugin);
+    let creates = op == Operation::Create;
+    if creates && runs(Plugin::NamespaceLifecycle) {
         namespace::exists_and_lives(cx)?;
     }
-    if is_pod(cx) && cx.info.subresource.is_empty() {
-        if op == Operation::Create {
-            limits::default(cx, obj);
-            service_account::assign(cx, obj)?;
-            pod::priority(cx, obj)?;
-            pod::runtime_class(cx, obj)?;
+    if runs(Plugin::NamespaceExists) {
+        namespace::exists(cx)?;
+    }
+    let main = cx.info.subresource.is_empty();
+    let mut changed = match (cx.resource.group.as_ref(), cx.resource.plural.as_ref()) {
+        ("", "pods") => mutate_pod(cx, op, obj, old).await?,
+        ("", "nodes") if creates && main && runs(Plugin::TaintNodesByCondition) => {
+            node::taint_not_ready(obj);
+            true
         }
-        pod::default_tolerations(obj);
+        ("", "persistentvolumeclaims") if creates && main && runs(Plugin::DefaultStorageClass) => {
+            classes::default_storage(cx, obj)
+        }
+        ("networking.k8s.io", "ingresses") if creates && main && runs(Plugin::DefaultIngressClass) => {
+            classes::default_ingress(cx, obj)
+        }
+        _ => false,
+    };
+    if creates
+        && main
+        && runs(Plugin::StorageObjectInUseProtection)
+        && let Some(finalizer) = classes::protection(&cx.resource.group, &cx.resource.plural)
+    {
+        classes::protect(obj, finalizer);
     }
-    if cx.resource.group.is_empty() && cx.resource.plural == "nodes" && op == Operation::Create {
-        node::taint_not_ready(obj);
+    if runs(Plugin::MutatingAdmissionWebhook) {
+        changed |= webhook::mutate(cx, op, obj, old).await?;
     }
-    webhook::mutate(cx, op, obj, old).await
+    Ok(changed)
+}
+
+async fn mutate_pod(cx: &Context, op: Operation, pod: &mut Value, old: Option<&Value>) -> ApiResult<bool> {
+    let settings = &cx.api.config.admission;
+    let runs = |plugin| settings.runs(plugin);
+    let creates = op == Operation::Create;
+    if !cx.info.subresource.is_empty() {
+        let resizes = op == Operation::Update && cx.info.subresource == "resize";
+        if resizes && runs(Plugin::LimitRanger) {
+            limits::default(cx, pod);
+        }
+        return Ok(resizes);
+    }
+    if creates && runs(Plugin::LimitRanger) {
+        limits::default(cx, pod);
+    }
+    if creates && runs(Plugin::ServiceAccount) {
+        service_account::assign(cx, pod).await?;
+    }
+    if runs(Plugin::AlwaysPullImages) && pod::has_new_image(pod, old) {
+        pod::always_pull(pod);
+    }
+    if runs(Plugin::Priority) {
+        match old {
+            None => classes::priority(cx, pod)?,
+            Some(old) => classes::keep_priority(pod, old),
+        }
+    }
+    if runs(Plugin::DefaultTolerationSeconds) {
+        tolerations::default_seconds(pod, settings.not_ready_seconds, settings.unreachable_seconds);
+    }
+    if runs(Plugin::PodTolerationRestriction) {
+        tolerations::restrict(cx, pod, creates)?;
+    }
+    if runs(Plugin::ExtendedResourceToleration) {
+        tolerations::of_extended_resources(pod);
+    }
+    if creates && runs(Plugin::RuntimeClass) {
+        pod::runtime_class(cx, pod)?;
+    }
+    Ok(true)
 }
 
 /// Lets the plugins judge the final object; a deletion shows only the old one.
@@ -65,15 +135,61 @@ pub async fn validate(
     obj: Option<&Value>,
     old: Option<&Value>,
 ) -> ApiResult<()> {
+    let runs = |plugin| cx.api.config.admission.runs(plugin);
     if op == Operation::Delete {
-        namespace::may_be_deleted(cx)?;
+        if runs(Plugin::NamespaceLifecycle) {
+            namespace::may_be_deleted(cx)?;
+        }
+        if runs(Plugin::NamespaceExists) {
+            namespace::exists(cx)?;
+        }
     }
-    if let Some(obj) = obj.filter(|_| is_limited(cx, op)) {
+    if let Some(obj) = obj.filter(|_| matches!(op, Operation::Create | Operation::Update)) {
+        validate_written(cx, op, obj, old)?;
+    }
+    if runs(Plugin::NodeRestriction) {
+        node::restrict(cx, op, obj, old)?;
+    }
+    if runs(Plugin::ValidatingAdmissionPolicy) {
+        policy::validate(cx, op, obj, old)?;
+    }
+    webhook::validate(cx, op, obj, old).await
+}
+
+fn validate_written(cx: &Context, op: Operation, obj: &Value, old: Option<&Value>) -> ApiResult<()> {
+    let runs = |plugin| cx.api.config.admission.runs(plugin);
+    let (group, plural) = (cx.resource.group.as_ref(), cx.resource.plural.as_ref());
+    let (creates, main) = (op == Operation::Create, cx.info.subresource.is_empty());
+    if runs(Plugin::LimitRanger) && is_limited(cx, op) && !old.is_some_and(crate::object::is_deleting) {
         limits::check(cx, obj)?;
     }
-    node::restrict(cx, op, obj, old)?;
-    policy::validate(cx, op, obj, old)?;
-    webhook::validate(cx, op, obj, old).await
+    if (group, plural) == ("", "pods") {
+        let ephemeral = !creates && cx.info.subresource == "ephemeralcontainers";
+        if runs(Plugin::ServiceAccount) && ((creates && main) || ephemeral) {
+            service_account::check(cx, obj)?;
+        }
+        if runs(Plugin::AlwaysPullImages) && main && pod::has_new_image(obj, old) {
+            pod::check_pull(cx, obj)?;
+        }
+    }
+    if runs(Plugin::PodSecurity) {
+        security::validate(cx, op, Some(obj), old)?;
+    }
+    if (group, plural) == ("scheduling.k8s.io", "priorityclasses") && main && runs(Plugin::Priority) {
+        classes::one_default(cx, obj, creates)?;
+    }
+    if runs(Plugin::EventRateLimit) {
+        cx.api.event_rates.take(cx, obj)?;
+    }
+    if runs(Plugin::OwnerReferencesPermissionEnforcement) {
+        owner::enforce(cx, obj, old)?;
+    }
+    if let Some(old) = old.filter(|_| (group, plural) == ("", "persistentvolumeclaims") && main)
+        && runs(Plugin::PersistentVolumeClaimResize)
+    {
+        classes::check_growth(cx, obj, old)?;
+    }
+    Ok(())
 }
 
 /// A pod may ask for something else only where it is resized.

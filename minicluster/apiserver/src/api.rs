@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    admission::{Policies, Webhooks},
+    admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
     audit::{self, Audit},
     authz::Rbac,
     crds::{Definitions, ending},
@@ -46,6 +46,8 @@ pub struct Config {
     pub git_version: String,
     /// How the server reaches kubelets; `None` in tests without nodes.
     pub kubelet_tls: Option<Arc<rustls::ClientConfig>>,
+    /// What admission holds requests to.
+    pub admission: admission::Settings,
     /// The first of all random numbers.
     pub seed: u64,
     /// What is told of requests, and to whom.
@@ -74,6 +76,14 @@ pub struct Api {
     pub discovery: Discovery,
     /// OpenAPI documents.
     pub documents: Mutex<Documents>,
+    /// Namespaces as admission looks at them.
+    pub namespaces: Namespaces,
+    /// Storage, ingress and priority classes.
+    pub classes: Classes,
+    /// What is left of the limits on events.
+    pub event_rates: EventRates,
+    /// Whose turn it is to take from quotas.
+    pub quotas: Quotas,
     /// The policies that admission holds objects to.
     pub policies: Policies,
     /// The webhooks that admission asks.
@@ -118,6 +128,10 @@ impl Api {
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),
+            namespaces: Namespaces::default(),
+            classes: Classes::new(&store),
+            event_rates: EventRates::default(),
+            quotas: Quotas::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
             audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,

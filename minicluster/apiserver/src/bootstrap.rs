@@ -134,6 +134,7 @@ pub fn own_context(
         headers: HeaderMap::new(),
         user: Identity::system(),
         warnings: Mutex::default(),
+        annotations: Mutex::default(),
     }
 }
 

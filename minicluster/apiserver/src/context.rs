@@ -1,6 +1,6 @@
 //! Everything a handler knows about one request.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
@@ -41,6 +41,8 @@ pub struct Context {
     pub resource: Arc<Resource>,
     /// `Warning` headers of the response.
     pub warnings: Mutex<Vec<String>>,
+    /// What admission notes for the audit log.
+    pub annotations: Mutex<BTreeMap<String, String>>,
 }
 
 impl Context {
@@ -96,6 +98,11 @@ impl Context {
         let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
         let program = agent.split('/').next().unwrap_or("").trim();
         if program.is_empty() { "unknown".to_owned() } else { program.chars().take(128).collect() }
+    }
+
+    /// Notes something for the audit log; what was noted first under a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.annotations.lock().entry(key.into()).or_insert_with(|| value.into());
     }
 
     /// Adds a `Warning` header.

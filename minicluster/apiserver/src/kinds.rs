@@ -9,7 +9,7 @@ use crate::{
     registry::{Convert, METADATA, Resource, Subresource, Table, Text, Verbs},
     strategy::{
         Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed,
-        namespace, node, pod, service,
+        namespace, node, pod, quota, service,
     },
 };
 
@@ -189,7 +189,7 @@ fn core() -> Vec<Row> {
             .status()
             .scale()
             .by(apps::ReplicationController),
-        v1("ResourceQuota", "resourcequotas").short(&["quota"]).status().by(listed::RESOURCE_QUOTA),
+        v1("ResourceQuota", "resourcequotas").short(&["quota"]).status().by(quota::ResourceQuota),
         v1("Secret", "secrets").by(plain::Secret),
         v1("Service", "services")
             .short(&["svc"])

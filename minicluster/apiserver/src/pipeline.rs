@@ -195,6 +195,7 @@ async fn route(
         user,
         resource,
         warnings: Mutex::default(),
+        annotations: Mutex::default(),
     };
     resource_request(cx, request).await
 }

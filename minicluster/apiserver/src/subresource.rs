@@ -179,5 +179,6 @@ pub(crate) fn about(cx: &Context, group: &str, version: &str, plural: &str, name
         user: cx.user.clone(),
         resource,
         warnings: parking_lot::Mutex::default(),
+        annotations: parking_lot::Mutex::default(),
     }
 }

@@ -16,7 +16,7 @@ use windlass_crd::{
 };
 
 use crate::{
-    admission::{self, Operation},
+    admission::{self, Operation, quota},
     body::Body,
     context::Context,
     crds::{self, conversion},
@@ -164,8 +164,9 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     if tracks {
         track(cx, None, &mut obj, Part::Main);
     }
-    admission::mutate(cx, Operation::Create, &mut obj, None).await?;
-    fill_defaults(cx, &mut obj);
+    if admission::mutate(cx, Operation::Create, &mut obj, None).await? {
+        fill_defaults(cx, &mut obj);
+    }
     if resource.has("status") {
         match resource.custom {
             // A typed status is never absent, only empty.
@@ -188,9 +189,11 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
         cx.warn(warning);
     }
     admission::validate(cx, Operation::Create, Some(&obj), None).await?;
+    let charge = quota::charge(cx, Operation::Create, &obj, None);
     let name = object::name(&obj).to_owned();
     let key = resource.key(&cx.info.namespace, &name);
     if dry_run {
+        quota::check(cx, charge.as_ref())?;
         if cx.api.store.get(&key).is_some() {
             return Err(ApiError::already_exists(resource, &name));
         }
@@ -201,7 +204,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     if let Some(lease) = cx.api.lease_for(resource).await? {
         txn = txn.with_lease(lease);
     }
-    match cx.api.store.txn(txn).await? {
+    match quota::commit(cx, charge.as_ref(), txn).await? {
         Outcome::Committed { entries, .. } => {
             reservation.keep();
             Ok(Written::Stored(entries.into_iter().flatten().next().expect("a put returns its entry")))
@@ -532,8 +535,9 @@ async fn modify_once(
         }
         track(cx, Some(old), &mut obj, part);
     }
-    admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await?;
-    fill_defaults(cx, &mut obj);
+    if admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await? {
+        fill_defaults(cx, &mut obj);
+    }
     resource.strategy.prepare_update(part, &mut obj, old);
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
@@ -549,7 +553,9 @@ async fn modify_once(
         }
     }
     admission::validate(cx, Operation::Update, Some(&obj), Some(old)).await?;
+    let charge = quota::charge(cx, Operation::Update, &obj, Some(old));
     if cx.dry_run()? {
+        quota::check(cx, charge.as_ref())?;
         return Ok(Some(Written::Computed(obj)));
     }
     if is_deleting(&obj) && delete::is_finished(resource, &obj) {
@@ -562,7 +568,7 @@ async fn modify_once(
     conversion::to_storage(&cx.api, resource, &mut obj).await?;
     let txn = Txn::put(Arc::clone(&entry.key), object::encode(resource, &obj), entry.mod_revision)
         .with_lease(entry.lease);
-    match cx.api.store.txn(txn).await? {
+    match quota::commit(cx, charge.as_ref(), txn).await? {
         Outcome::Committed { entries, .. } => {
             reservation.keep();
             Ok(entries.into_iter().flatten().next().map(Written::Stored))

@@ -34,6 +34,7 @@ async fn world(script: impl Fn(&str) -> Behaviour + Send + Sync + 'static) -> Wo
         ca_pem: String::new(),
         git_version: "v1.36.0".into(),
         kubelet_tls: None,
+        admission: Default::default(),
         seed: 7,
     };
     let api = minicluster_apiserver::Api::new(Store::memory(), config).unwrap();

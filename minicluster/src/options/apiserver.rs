@@ -4,6 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
+use super::admission::AdmissionOptions;
 use super::audit::AuditOptions;
 
 /// What only the API server is told.
@@ -22,6 +23,10 @@ pub struct ApiserverOptions {
     /// What is told of requests
     #[command(flatten)]
     pub audit: AuditOptions,
+
+    /// What admission is told
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
 }
 
 /// Ports, both ends included.

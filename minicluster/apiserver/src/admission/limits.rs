@@ -80,9 +80,10 @@ fn of_type<'v>(range: &'v Value, kind: &str) -> impl Iterator<Item = &'v Value> 
 /// # Errors
 /// 403 with everything that is wrong.
 pub(super) fn check(cx: &Context, obj: &Value) -> ApiResult<()> {
-    let errors: Vec<String> =
-        ranges(cx).iter().flat_map(|range| faults(range, &cx.resource.plural, obj)).collect();
-    let why = match errors.as_slice() {
+    // The first range that is broken speaks for all.
+    let errors =
+        ranges(cx).iter().map(|range| faults(range, &cx.resource.plural, obj)).find(|f| !f.is_empty());
+    let why = match errors.unwrap_or_default().as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),

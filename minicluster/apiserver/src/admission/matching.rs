@@ -1,9 +1,14 @@
 //! Whom a rule of the cluster's users concerns: webhooks and policies say it in the same words.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use windlass_crd::selector::LabelSelector;
 
-use super::Operation;
+use super::{
+    Operation,
+    namespace::{Facts, facts},
+};
 use crate::{context::Context, object, registry::Resource};
 
 #[derive(Debug)]
@@ -119,15 +124,10 @@ pub(super) fn namespace_labels(cx: &Context, event: &Event<'_>) -> Option<Value>
         return None;
     }
     let namespace = namespace(cx);
-    Some(namespace.as_ref().map(labels).unwrap_or_default())
+    Some(namespace.map(|facts| labels(&facts.object)).unwrap_or_default())
 }
 
 /// The namespace that the request is in, if it is in one that exists.
-pub(super) fn namespace(cx: &Context) -> Option<Value> {
-    if !cx.resource.namespaced {
-        return None;
-    }
-    let namespaces = cx.api.registry.builtin("", "v1", "namespaces");
-    let entry = cx.api.store.get(&namespaces.key("", &cx.info.namespace))?;
-    serde_json::from_slice(&entry.value).ok()
+pub(super) fn namespace(cx: &Context) -> Option<Arc<Facts>> {
+    if cx.resource.namespaced { facts(cx, &cx.info.namespace) } else { None }
 }

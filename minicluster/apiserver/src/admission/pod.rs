@@ -1,69 +1,21 @@
-//! Priority and DefaultTolerationSeconds: what every new pod gets.
+//! RuntimeClass and AlwaysPullImages: what a pod's containers run in, and where their images come from.
+//!
+//! Source: `plugin/pkg/admission/{runtimeclass,alwayspullimages}`.
 
-use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use windlass_crd::field::{self, Error};
 
 use crate::{
     context::Context,
     object,
     status::{ApiError, ApiResult},
-    view,
+    strategy::pod_defaults::items,
 };
 
-const NOT_READY: &str = "node.kubernetes.io/not-ready";
-const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
-const TOLERATION_SECONDS: i64 = 300;
-const CLASSES: &str = "/registry/priorityclasses/";
 const RUNTIME_CLASSES: &str = "/registry/runtimeclasses/";
-
-/// Turns the pod's priority class, or the default one, into a number.
-pub(super) fn priority(cx: &Context, pod: &mut Value) -> ApiResult<()> {
-    let name = object::text(pod, &["spec", "priorityClassName"]).to_owned();
-    let class = if name.is_empty() {
-        default_class(cx)
-    } else {
-        let entry = cx.api.store.get(&format!("{CLASSES}{name}"));
-        let class = entry.and_then(|e| serde_json::from_slice::<Value>(&e.value).ok());
-        Some(class.ok_or_else(|| {
-            let why = format!("no PriorityClass with name {name} was found");
-            ApiError::forbidden(&cx.resource, object::name(pod), why)
-        })?)
-    };
-    let value = class.as_ref().and_then(|c| object::number(c, &["value"])).unwrap_or(0);
-    let policy = class.as_ref().map_or("", |c| object::text(c, &["preemptionPolicy"]));
-    let policy = if policy.is_empty() { "PreemptLowerPriority" } else { policy }.to_owned();
-    if let Some(given) = object::number(pod, &["spec", "priority"])
-        && given != value
-    {
-        let why = format!(
-            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller \
-             computed {value} from the given PriorityClass name"
-        );
-        return Err(ApiError::forbidden(&cx.resource, object::name(pod), why));
-    }
-    let given = object::text(pod, &["spec", "preemptionPolicy"]);
-    if !given.is_empty() && given != policy {
-        let why = format!(
-            "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority admission \
-             controller computed {policy} from the given PriorityClass name"
-        );
-        return Err(ApiError::forbidden(&cx.resource, object::name(pod), why));
-    }
-    if let Some(class) = &class {
-        object::set(pod, &["spec", "priorityClassName"], object::name(class));
-    }
-    object::set(pod, &["spec", "priority"], value);
-    object::set(pod, &["spec", "preemptionPolicy"], policy);
-    Ok(())
-}
-
-/// The global default with the lowest value.
-fn default_class(cx: &Context) -> Option<Value> {
-    let snapshot = cx.api.store.snapshot();
-    view::objects(&snapshot, CLASSES)
-        .map(|(_, class)| class)
-        .filter(|c| c.get("globalDefault").and_then(Value::as_bool) == Some(true))
-        .min_by_key(|c| object::number(c, &["value"]))
-}
+const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 /// Adds what the pod's runtime class costs and where it runs. Source: `plugin/pkg/admission/runtimeclass`.
 pub(super) fn runtime_class(cx: &Context, pod: &mut Value) -> ApiResult<()> {
@@ -118,20 +70,53 @@ pub(super) fn runtime_class(cx: &Context, pod: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// Lets a pod stay five minutes on a node that is lost, unless it says otherwise.
-pub(super) fn default_tolerations(pod: &mut Value) {
-    for key in [NOT_READY, UNREACHABLE] {
-        let tolerated = object::list(pod, &["spec", "tolerations"]).iter().any(|t| {
-            let (k, effect) = (object::text(t, &["key"]), object::text(t, &["effect"]));
-            (k == key || k.is_empty()) && (effect == "NoExecute" || effect.is_empty())
-        });
-        if tolerated {
-            continue;
+/// Whether a pod brings in an image that it did not have.
+pub(super) fn has_new_image(pod: &Value, old: Option<&Value>) -> bool {
+    let images = |pod: &Value| -> BTreeSet<String> {
+        let all = CONTAINERS.iter().flat_map(|list| object::list(pod, &["spec", list]));
+        all.map(|container| object::text(container, &["image"]).to_owned()).collect()
+    };
+    old.is_none_or(|old| !images(pod).is_subset(&images(old)))
+}
+
+/// Has every image pulled anew, so that only who may pull it runs it.
+pub(super) fn always_pull(pod: &mut Value) {
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for list in CONTAINERS {
+        items(spec, list).for_each(|container| object::set(container, &["imagePullPolicy"], "Always"));
+    }
+    for volume in items(spec, "volumes") {
+        if object::at(volume, &["image"]).is_some() {
+            object::set(volume, &["image", "pullPolicy"], "Always");
         }
-        let mut tolerations = object::list(pod, &["spec", "tolerations"]).to_vec();
-        tolerations.push(json!({
-            "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": TOLERATION_SECONDS,
-        }));
-        object::set(pod, &["spec", "tolerations"], tolerations);
+    }
+}
+
+/// Refuses a pod that a later plugin gave another policy.
+///
+/// # Errors
+/// 403.
+pub(super) fn check_pull(cx: &Context, pod: &Value) -> ApiResult<()> {
+    let spec = field::root("spec");
+    let of_containers = CONTAINERS.iter().flat_map(|list| {
+        let path = spec.child(*list);
+        let all = object::list(pod, &["spec", list]).iter().enumerate();
+        all.map(move |(i, c)| (path.index(i).child("imagePullPolicy"), object::text(c, &["imagePullPolicy"])))
+    });
+    let volumes = object::list(pod, &["spec", "volumes"]).iter().enumerate();
+    let of_volumes = volumes.filter_map(|(i, volume)| {
+        let image = object::at(volume, &["image"])?;
+        Some((
+            spec.child("volumes").index(i).child("image").child("pullPolicy"),
+            object::text(image, &["pullPolicy"]),
+        ))
+    });
+    let wrong = of_containers.chain(of_volumes).find(|(_, policy)| *policy != "Always");
+    match wrong {
+        None => Ok(()),
+        Some((path, policy)) => {
+            let error = Error::not_supported(path, policy, &["Always"]);
+            Err(ApiError::forbidden(&cx.resource, object::name(pod), error))
+        }
     }
 }

@@ -254,7 +254,7 @@ fn judge_with(
     params: &Value,
     request: &Value,
 ) -> Result<Vec<Refusal>, String> {
-    let namespace = namespace(cx).unwrap_or_default();
+    let namespace = namespace(cx).map(|facts| facts.object.clone()).unwrap_or_default();
     let mut scope = Scope::new(&[
         ("object", &request["object"]),
         ("oldObject", &request["oldObject"]),

@@ -16,7 +16,7 @@ use serde_json::Value;
 use windlass_crd::{decode as strict, structural};
 
 use super::{
-    Operation,
+    Operation, Plugin,
     matching::{Asked, Event, Rule, Selectors, namespace_labels},
 };
 use crate::{
@@ -137,13 +137,16 @@ fn concerned<'h>(cx: &Context, hooks: &'h [Hook], event: &Event<'_>) -> Vec<&'h 
     if hooks.is_empty() || is_exempt(&cx.resource) {
         return Vec::new();
     }
-    let asked =
-        Asked { operation: event.operation(), resource: &cx.resource, subresource: &cx.info.subresource };
+    let asked = asked(cx, event);
     let labels = namespace_labels(cx, event);
     hooks.iter().filter(|hook| hook.concerns(&asked, event, labels.as_ref())).collect()
 }
 
-/// Lets the mutating hooks change an object.
+fn asked<'a>(cx: &'a Context, event: &Event<'_>) -> Asked<'a> {
+    Asked { operation: event.operation(), resource: &cx.resource, subresource: &cx.info.subresource }
+}
+
+/// Lets the mutating hooks change an object. True when one did.
 ///
 /// # Errors
 /// What a hook refuses with; 500 when one that must answer does not.
@@ -152,25 +155,32 @@ pub(super) async fn mutate(
     op: Operation,
     obj: &mut Value,
     old: Option<&Value>,
-) -> ApiResult<()> {
+) -> ApiResult<bool> {
     let hooks = cx.api.webhooks.mutating.get();
-    let mut seen: Vec<(&Hook, Value)> = Vec::new();
-    for (index, hook) in concerned(cx, &hooks, &Event { op, obj: Some(obj), old }).into_iter().enumerate() {
-        // An earlier hook may have taken away the label for which this one would be called.
-        let event = Event { op, obj: Some(obj), old };
-        if concerned(cx, std::slice::from_ref(hook), &event).is_empty() {
-            continue;
-        }
-        invoke(cx, hook, op, obj, old, (0, index)).await?;
-        seen.push((hook, obj.clone()));
+    if hooks.is_empty() || is_exempt(&cx.resource) {
+        return Ok(false);
     }
-    let last = obj.clone();
-    for (index, (hook, left)) in seen.into_iter().enumerate() {
-        if hook.reinvoked && left != last {
-            invoke(cx, hook, op, obj, old, (1, index)).await?;
+    let asked = asked(cx, &Event { op, obj: Some(obj), old });
+    let mut labels = namespace_labels(cx, &Event { op, obj: Some(obj), old });
+    let mut seen: Vec<(usize, &Hook, Option<Value>)> = Vec::new();
+    let mut changed = false;
+    // Asked one by one: an earlier hook may have taken away the label for which a later one would be called.
+    for (index, hook) in hooks.iter().enumerate() {
+        if hook.concerns(&asked, &Event { op, obj: Some(obj), old }, labels.as_ref()) {
+            if invoke(cx, hook, op, obj, old, (0, index)).await? {
+                changed = true;
+                labels = namespace_labels(cx, &Event { op, obj: Some(obj), old });
+            }
+            seen.push((index, hook, hook.reinvoked.then(|| obj.clone())));
         }
     }
-    Ok(())
+    // Who wants to is asked again, if others changed the object after it.
+    for (index, hook, left) in seen {
+        if left.is_some_and(|left| left != *obj) {
+            changed |= invoke(cx, hook, op, obj, old, (1, index)).await?;
+        }
+    }
+    Ok(changed)
 }
 
 async fn invoke(
@@ -180,19 +190,20 @@ async fn invoke(
     obj: &mut Value,
     old: Option<&Value>,
     turn: (usize, usize),
-) -> ApiResult<()> {
-    let Some(answer) = ask(cx, hook, &Event { op, obj: Some(obj), old }).await? else { return Ok(()) };
+) -> ApiResult<bool> {
+    let Some(answer) = ask(cx, hook, &Event { op, obj: Some(obj), old }).await? else { return Ok(false) };
     let Some(patch) = answer.patch else {
         noted(hook, turn, false, None);
-        return Ok(());
+        return Ok(false);
     };
     let mut changed = obj.clone();
     windlass_crd::patch::json(&mut changed, &patch)
         .map_err(|error| ApiError::internal(format!("admission webhook \"{}\": {error}", hook.name)))?;
     settle(&cx.resource, &mut changed)?;
-    noted(hook, turn, *obj != changed, Some(&patch));
+    let differs = changed != *obj;
+    noted(hook, turn, differs, Some(&patch));
     *obj = changed;
-    Ok(())
+    Ok(differs)
 }
 
 /// Tells of what a mutating hook did, for the audit.
@@ -238,11 +249,15 @@ pub(super) async fn validate(
     old: Option<&Value>,
 ) -> ApiResult<()> {
     let event = Event { op, obj, old };
-    if matches!(op, Operation::Delete | Operation::Connect) {
+    let runs = |plugin| cx.api.config.admission.runs(plugin);
+    if matches!(op, Operation::Delete | Operation::Connect) && runs(Plugin::MutatingAdmissionWebhook) {
         // There is nothing to change, but the mutating hooks are told, and may refuse.
         for hook in concerned(cx, &cx.api.webhooks.mutating.get(), &event) {
             ask(cx, hook, &event).await?;
         }
+    }
+    if !runs(Plugin::ValidatingAdmissionWebhook) {
+        return Ok(());
     }
     let hooks = cx.api.webhooks.validating.get();
     let answers = concerned(cx, &hooks, &event).into_iter().map(|hook| ask(cx, hook, &event));

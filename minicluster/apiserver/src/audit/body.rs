@@ -35,7 +35,8 @@ pub(super) async fn told(trail: &Arc<Trail>, response: Response<Body>) -> Respon
     let response = if wanted {
         looked_into(trail, response).await
     } else {
-        trail.answered(code, None).into_response(response)
+        trail.answered(code, None);
+        response
     };
     if trail.long_running {
         trail.tell(Stage::ResponseStarted);
@@ -45,17 +46,6 @@ pub(super) async fn told(trail: &Arc<Trail>, response: Response<Body>) -> Respon
     }
     let trail = Arc::clone(trail);
     response.map(|inner| Told { inner, trail }.boxed_unsync())
-}
-
-/// Lets a function that returns nothing stand in an expression.
-trait IntoResponse {
-    fn into_response(self, response: Response<Body>) -> Response<Body>;
-}
-
-impl IntoResponse for () {
-    fn into_response(self, response: Response<Body>) -> Response<Body> {
-        response
-    }
 }
 
 async fn looked_into(trail: &Trail, response: Response<Body>) -> Response<Body> {

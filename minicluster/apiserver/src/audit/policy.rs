@@ -208,7 +208,8 @@ fn check(file: &File) -> ErrorList {
         urls(&rule.non_resource_urls, &at.child("nonResourceURLs"), &mut errors);
         resources(&rule.resources, &at.child("resources"), &mut errors);
         stages(&rule.omit_stages, &at.child("omitStages"), &mut errors);
-        if !rule.non_resource_urls.is_empty() && !(rule.resources.is_empty() && rule.namespaces.is_empty()) {
+        let of_resources = !rule.resources.is_empty() || !rule.namespaces.is_empty();
+        if of_resources && !rule.non_resource_urls.is_empty() {
             let why = "rules cannot apply to both regular resources and non-resource URLs";
             errors.push(Error::invalid(at.child("nonResourceURLs"), json!(rule.non_resource_urls), why));
         }

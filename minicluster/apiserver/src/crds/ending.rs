@@ -161,6 +161,7 @@ fn instances(api: &Arc<Api>, crd: &Value) -> Option<Context> {
         user: Identity::system(),
         resource,
         warnings: Mutex::default(),
+        annotations: Mutex::default(),
     })
 }
 

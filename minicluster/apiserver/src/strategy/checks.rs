@@ -1,4 +1,4 @@
-//! Checks of kinds that are listed: budgets, autoscalers, ingresses, policies, quotas, limits.
+//! Checks of kinds that are listed: budgets, autoscalers, ingresses, policies, limits.
 //!
 //! Source: `pkg/apis/{core,policy,autoscaling,networking}/validation`.
 
@@ -248,23 +248,6 @@ fn policy_peer(peer: &Value, path: &Path, errors: &mut ErrorList) {
         }
         None => {}
     }
-}
-
-/// A ResourceQuota.
-pub(super) fn quota(obj: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    let path = field::root("spec").child("hard");
-    for (resource, value) in
-        object::at(obj, &["spec", "hard"]).and_then(Value::as_object).into_iter().flatten()
-    {
-        let at = path.key(resource);
-        let faults = name::qualified_name_faults(resource).into_iter();
-        errors.extend(faults.map(|why| Error::invalid(&at, resource.as_str(), why)));
-        if Quantity::from_json(value).is_ok_and(|quantity| quantity.signum() < 0) {
-            errors.push(Error::invalid(&at, value.clone(), "must be greater than or equal to 0"));
-        }
-    }
-    errors
 }
 
 /// What a LimitRange leaves out follows from what it says.

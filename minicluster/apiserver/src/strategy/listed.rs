@@ -3,10 +3,7 @@
 //! Source: `pkg/printers/internalversion/printers.go` for columns, `pkg/apis/*/*/defaults.go` for defaults.
 
 use serde_json::{Value, json};
-use windlass_crd::{
-    field::{self, ErrorList},
-    quantity::Quantity,
-};
+use windlass_crd::field::{self, ErrorList};
 
 use super::{Column, Field, Strategy, checks, columns, storage};
 use crate::{cel::Expression, object, table};
@@ -364,29 +361,6 @@ pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
     ]
 })
 .checks(checks::budget);
-
-/// ResourceQuota.
-pub(crate) const RESOURCE_QUOTA: Listed = Listed::new(|| {
-    let used = |obj: &Value, limits: bool| {
-        let hard = object::at(obj, &["status", "hard"]).and_then(Value::as_object);
-        let shown = hard.into_iter().flatten().filter(|(name, _)| name.starts_with("limits.") == limits);
-        let texts: Vec<String> = shown
-            .map(|(name, hard)| {
-                let used =
-                    object::at(obj, &["status", "used", name]).and_then(|v| Quantity::from_json(v).ok());
-                let used = used.map_or_else(|| "0".to_owned(), |quantity| quantity.to_string());
-                format!("{name}: {used}/{}", hard.as_str().unwrap_or_default())
-            })
-            .collect();
-        texts.join(", ")
-    };
-    vec![
-        Column::new("Request", move |obj| used(obj, false).into()),
-        Column::new("Limit", move |obj| used(obj, true).into()),
-        columns::age(),
-    ]
-})
-.checks(checks::quota);
 
 /// LimitRange.
 pub(crate) const LIMIT_RANGE: Listed =
