@@ -15,6 +15,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::{
+    clients::Clients,
     demo, host,
     transcript::{self, Answer, Mismatch, Step},
     up::{Cluster, build, now, pause},
@@ -38,6 +39,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     host::prepare()?;
     let transcripts = transcripts(options.filter.as_deref().unwrap_or_default())?;
     let binary = build(false)?;
+    let clients = Clients::prepare()?;
     let mut cluster = Cluster::start(&binary, true)?;
     let whole = options.filter.is_none();
     if whole {
@@ -47,11 +49,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let mut failures = Vec::new();
     for signal in ["-TERM", "-KILL"].iter().filter(|_| whole) {
-        failures.extend(restart(&mut cluster, signal).err().map(|error| format!("{error:#}")));
+        failures.extend(restart(&mut cluster, &clients, signal).err().map(|error| format!("{error:#}")));
     }
     for path in &transcripts {
         let since = now();
-        let result = play(&cluster, path, options.bless);
+        let result = play(&cluster, &clients, path, options.bless);
         println!("{:>20}  {:4.1} s", name(path), now().duration_since(since).as_secs_f64());
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
@@ -78,15 +80,16 @@ fn name(path: &Path) -> Cow<'_, str> {
 /// Where a transcript is typed: a folder, and a Kubernetes namespace that is the default one there.
 struct Stage<'a> {
     cluster: &'a Cluster,
+    clients: &'a Clients,
     dir: PathBuf,
 }
 
 impl<'a> Stage<'a> {
-    fn set(cluster: &'a Cluster, name: &str) -> anyhow::Result<Self> {
+    fn set(cluster: &'a Cluster, clients: &'a Clients, name: &str) -> anyhow::Result<Self> {
         let dir = cluster.dir().join("e2e").join(name);
         fs::create_dir_all(&dir)?;
         fs::copy(cluster.kubeconfig(), dir.join("kubeconfig"))?;
-        let stage = Self { cluster, dir };
+        let stage = Self { cluster, clients, dir };
         let answer = stage.say(&format!(
             "kubectl create namespace {name} && kubectl config set-context --current --namespace={name} && \
              kubectl wait --for=create serviceaccount/default"
@@ -98,13 +101,14 @@ impl<'a> Stage<'a> {
     /// Types a command into a shell.
     fn say(&self, text: &str) -> anyhow::Result<Answer> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let ours = self.cluster.programs().to_owned();
-        let path = std::env::join_paths(std::iter::once(ours).chain(std::env::split_paths(&path)))?;
+        let ours = [self.cluster.programs().to_owned(), self.clients.programs()];
+        let path = std::env::join_paths(ours.into_iter().chain(std::env::split_paths(&path)))?;
         let mut command = self.cluster.command("timeout");
         command
             .args([COMMAND_WITHIN, "bash", "-c", &format!("exec 2>&1\n{text}")])
             .current_dir(&self.dir)
             .env("PATH", path)
+            .env("CLIENTS", self.clients.dir())
             .env("HOME", &self.dir)
             .env("KUBECONFIG", self.dir.join("kubeconfig"))
             .env("RUNTIME", self.cluster.endpoint())
@@ -126,9 +130,9 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn play(cluster: &Cluster, path: &Path, bless: bool) -> anyhow::Result<()> {
+fn play(cluster: &Cluster, clients: &Clients, path: &Path, bless: bool) -> anyhow::Result<()> {
     let name = name(path);
-    let stage = Stage::set(cluster, &name)?;
+    let stage = Stage::set(cluster, clients, &name)?;
     let mut shift = 0;
     for step in transcript::read(path)? {
         match step {
@@ -149,7 +153,7 @@ fn play(cluster: &Cluster, path: &Path, bless: bool) -> anyhow::Result<()> {
 }
 
 /// Ends the cluster's process and starts it again: the same containers run on, and new ones can be made.
-fn restart(cluster: &mut Cluster, signal: &str) -> anyhow::Result<()> {
+fn restart(cluster: &mut Cluster, clients: &Clients, signal: &str) -> anyhow::Result<()> {
     let before = containers(cluster)?;
     ensure!(!before.is_empty(), "no container to look after");
     let since = now();
@@ -157,7 +161,7 @@ fn restart(cluster: &mut Cluster, signal: &str) -> anyhow::Result<()> {
     let ended = now().duration_since(since);
     cluster.start_minicluster()?;
     let name = format!("after{}", signal.to_lowercase());
-    let stage = Stage::set(cluster, &name)?;
+    let stage = Stage::set(cluster, clients, &name)?;
     let answer = stage.say(&format!("kubectl run {name} --image={} -- sleep 1000", demo::IMAGE))?;
     ensure!(answer.code == 0, "no pod after kill {signal}: {}", answer.lines.join("\n"));
     let answer = stage.say(&format!("kubectl wait --for=condition=Ready pod/{name} --timeout=30s"))?;

@@ -20,11 +20,18 @@ const NEEDED: &[(&str, &str)] = &[
     ("/bin/busybox", "busybox-static"),
     ("curl", "curl"),
     ("nsenter", "util-linux"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
+    ("npm", "npm"),
 ];
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The folder that everything is built into.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// Where a program is, if it is anywhere.

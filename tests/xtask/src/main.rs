@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and `facts`.
 
+mod clients;
 mod demo;
 mod e2e;
 mod facts;

@@ -98,9 +98,7 @@ pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
         command.arg("--release");
     }
     host::run(&mut command)?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| host::root().join("target"), PathBuf::from);
-    Ok(target.join(if release { "release" } else { "debug" }).join("minicluster"))
+    Ok(host::target().join(if release { "release" } else { "debug" }).join("minicluster"))
 }
 
 impl Cluster {
