@@ -45,3 +45,4 @@ pub mod quota;
 pub mod schema;
 pub mod selector;
 pub mod structural;
+pub mod typed;

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::set::{Element, Set, field_element, show_element};
-use crate::schema::{ListType, MapType, Schema, Type};
+use crate::{
+    schema::{ListType, MapType, Schema, Type},
+    typed,
+};
 
 /// The merge structure of a value.
 enum Shape<'a> {
@@ -310,45 +313,13 @@ fn compare_maps(
         }
         let below = if depth == Depth::Object && name == "metadata" { Depth::Metadata } else { Depth::Below };
         let member = schema.and_then(|s| s.member(name));
-        let old = old.or_else(|| implied(name, member, schema).filter(|_| old_is_there));
+        // Whether adding a member adds its place depends on what upstream's typed object has there already.
+        let old =
+            old.or_else(|| schema.and_then(|schema| typed::implied(name, schema)).filter(|_| old_is_there));
         let (place, inner) = compare_at(old, new, member, below);
         out.push(|| field_element(name), place, inner);
     }
 }
-
-/// What a member that is absent from the old object is in upstream's typed one: structures that are held by value
-/// are there, empty, and required lists are there, null. It decides whether adding a member adds the place itself.
-fn implied(name: &str, member: Option<&Schema>, parent: Option<&Schema>) -> Option<&'static Value> {
-    static EMPTY: std::sync::LazyLock<Value> = std::sync::LazyLock::new(|| Value::Object(Map::new()));
-    static NULL: Value = Value::Null;
-    let member = member?;
-    parent?.definition_name()?;
-    if member.is_struct() && member.definition_name().is_some() && HELD_BY_VALUE.contains(&name) {
-        return Some(&EMPTY);
-    }
-    let required = parent?.required().iter().any(|one| &**one == name);
-    (member.ty == Type::Array && required).then_some(&NULL)
-}
-
-/// Fields whose Go type is a structure, not a pointer to one.
-const HELD_BY_VALUE: [&str; 16] = [
-    "metadata",
-    "spec",
-    "status",
-    "template",
-    "strategy",
-    "updateStrategy",
-    "jobTemplate",
-    "resources",
-    "loadBalancer",
-    "nodeInfo",
-    "daemonEndpoints",
-    "kubeletEndpoint",
-    "source",
-    "scaleTargetRef",
-    "names",
-    "acceptedNames",
-];
 
 /// The old value with the configuration merged over it.
 pub(super) fn merge(old: Option<&Value>, new: Option<&Value>, schema: Option<&Schema>) -> Value {

@@ -12,7 +12,7 @@ use minicluster_store::{Entry, Outcome, Txn};
 use serde_json::{Value, json};
 use windlass_crd::{
     apply::{self, ApplyError},
-    field, patch, structural,
+    field, patch, structural, typed,
 };
 
 use crate::{
@@ -146,10 +146,14 @@ fn take_namespace(cx: &Context, obj: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// Schema defaults and the kind's own.
+/// Schema defaults and the kind's own, and what its typed form always has.
 pub fn fill_defaults(cx: &Context, obj: &mut Value) {
-    structural::default(obj, &cx.resource.schema());
+    let schema = cx.resource.schema();
+    structural::default(obj, &schema);
     cx.resource.strategy.default(obj);
+    if cx.resource.custom.is_none() {
+        typed::complete(obj, &schema);
+    }
 }
 
 async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool) -> ApiResult<Written> {
