@@ -152,6 +152,7 @@ fn row(crd: &Value, version: &Value, conversion: &Arc<Conversion>) -> Option<Res
         convert: None,
         generation: true,
         status_keeps: METADATA,
+        deprecation: deprecated.then_some(warning),
         strategy: Arc::new(CustomStrategy { columns: columns(version) }),
         custom: Some(Custom {
             uid: object::uid(crd).to_owned(),
@@ -163,7 +164,6 @@ fn row(crd: &Value, version: &Value, conversion: &Arc<Conversion>) -> Option<Res
             evolved: object::number(crd, &["metadata", "generation"]).is_some_and(|n| n > 1),
             scale,
             selectable_fields,
-            deprecation_warning: deprecated.then_some(warning),
             terminating: ending::is_terminating(crd),
         }),
         schema: OnceLock::from(schema),

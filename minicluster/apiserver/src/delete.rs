@@ -128,17 +128,19 @@ pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 
 /// Kinds whose deletion answers with the object rather than a `Status`.
 fn returns_object(resource: &Resource) -> bool {
-    resource.group.is_empty()
-        && matches!(
-            resource.plural.as_ref(),
-            "pods"
-                | "services"
-                | "serviceaccounts"
-                | "persistentvolumes"
-                | "persistentvolumeclaims"
-                | "podtemplates"
-                | "resourcequotas"
-        )
+    let of_devices = resource.group == "resource.k8s.io";
+    of_devices
+        || resource.group.is_empty()
+            && matches!(
+                resource.plural.as_ref(),
+                "pods"
+                    | "services"
+                    | "serviceaccounts"
+                    | "persistentvolumes"
+                    | "persistentvolumeclaims"
+                    | "podtemplates"
+                    | "resourcequotas"
+            )
 }
 
 /// `DELETE` of a collection.
@@ -191,6 +193,11 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
         check_preconditions(cx, name, options, &old)?;
         admission::validate(cx, Operation::Delete, None, Some(&old)).await?;
         let Some((obj, waits)) = begin(cx, &old, options) else { return Ok(Deleted::Waiting(old)) };
+        // What goes at once is shown as it was; only what is given time is shown with its end.
+        let obj = match resource_is_timed(cx, &old, options) || is_deleting(&old) || waits {
+            true => obj,
+            false => old.clone(),
+        };
         if options.dry_run {
             return Ok(if waits { Deleted::Waiting(obj) } else { Deleted::Gone(obj) });
         }
@@ -215,6 +222,11 @@ async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) ->
         }
     }
     Err(ApiError::modified(&cx.resource, name))
+}
+
+/// True for kinds whose objects are given time to end.
+fn resource_is_timed(cx: &Context, old: &Value, options: &Options) -> bool {
+    cx.resource.strategy.grace_period(old, options.grace).is_some()
 }
 
 fn check_preconditions(cx: &Context, name: &str, options: &Options, old: &Value) -> ApiResult<()> {
@@ -284,7 +296,7 @@ fn wanted_finalizers(resource: &Resource, old: &Value, options: &Options) -> Vec
         Some(policy) => policy,
         // Without a wish, finalizers that are there already decide.
         None if finalizers.iter().any(|f| f == ORPHAN || f == FOREGROUND) => return finalizers,
-        None => "Background",
+        None => resource.strategy.default_propagation(),
     };
     let wanted = match policy {
         "Foreground" => Some(FOREGROUND),

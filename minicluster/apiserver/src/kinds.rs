@@ -35,6 +35,7 @@ fn kind(group: &'static str, version: &'static str, kind: &'static str, plural: 
         convert: None,
         generation: false,
         status_keeps: &[],
+        deprecation: None,
         strategy: Arc::new(Plain),
         custom: None,
         schema: OnceLock::new(),
@@ -69,6 +70,11 @@ impl Row {
 
     fn generation(mut self) -> Self {
         self.0.generation = true;
+        self
+    }
+
+    fn deprecated(mut self, warning: &'static str) -> Self {
+        self.0.deprecation = Some(warning.to_owned());
         self
     }
 
@@ -138,7 +144,11 @@ fn core() -> Vec<Row> {
     vec![
         v1("Binding", "bindings").verbs(Verbs::CREATE),
         v1("ConfigMap", "configmaps").short(&["cm"]).by(plain::ConfigMap),
-        v1("Endpoints", "endpoints").short(&["ep"]).stored_at("services/endpoints").by(plain::Endpoints),
+        v1("Endpoints", "endpoints")
+            .short(&["ep"])
+            .stored_at("services/endpoints")
+            .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            .by(plain::Endpoints),
         v1("Event", "events").short(&["ev"]).converts(events::convert()).by(event::Event),
         v1("LimitRange", "limitranges").short(&["limits"]).by(listed::LIMIT_RANGE),
         v1("Namespace", "namespaces")
@@ -369,13 +379,17 @@ fn other() -> Vec<Row> {
         flow("FlowSchema", "flowschemas").by(listed::FLOW_SCHEMA),
         flow("PriorityLevelConfiguration", "prioritylevelconfigurations").by(listed::PRIORITY_LEVEL),
         kind("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses").cluster().by(listed::RUNTIME_CLASS),
-        resource("DeviceClass", "deviceclasses").cluster().generation().by(listed::AGED),
-        resource("ResourceClaim", "resourceclaims").status().status_keeps(METADATA),
-        resource("ResourceClaimTemplate", "resourceclaimtemplates").by(listed::AGED),
+        resource("DeviceClass", "deviceclasses").cluster().generation().by(listed::DEVICE_CLASS),
+        resource("ResourceClaim", "resourceclaims")
+            .status()
+            .status_keeps(METADATA)
+            .by(listed::RESOURCE_CLAIM),
+        resource("ResourceClaimTemplate", "resourceclaimtemplates").by(listed::RESOURCE_CLAIM_TEMPLATE),
         resource("ResourceSlice", "resourceslices").cluster().generation().by(listed::RESOURCE_SLICE),
         kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses")
             .short(&["pc"])
             .cluster()
+            .generation()
             .by(plain::PriorityClass),
     ]
 }

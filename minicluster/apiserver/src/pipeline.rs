@@ -201,8 +201,8 @@ async fn route(
 }
 
 async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Response<Body>> {
-    if let Some(warning) = cx.resource.custom.as_ref().and_then(|c| c.deprecation_warning.clone()) {
-        cx.warn(warning);
+    if let Some(warning) = &cx.resource.deprecation {
+        cx.warn(warning.as_str());
     }
     if !cx.info.subresource.is_empty() {
         return subresource::handle(cx, request).await;
@@ -214,14 +214,20 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
         return watch::watch(cx).await;
     }
     let cx = Arc::new(cx);
-    let mut response = if cx.info.verb == "get" {
-        read::get(&cx).await
-    } else if cx.info.verb == "list" {
-        read::list(&cx).await
-    } else {
-        let body = body::read(request.into_body()).await?;
-        change(&cx, body).await
-    }?;
+    let answer = match cx.info.verb {
+        "get" => read::get(&cx).await,
+        "list" => read::list(&cx).await,
+        _ => match body::read(request.into_body()).await {
+            Ok(body) => change(&cx, body).await,
+            Err(error) => Err(error),
+        },
+    };
+    // Whoever is refused is warned, too.
+    let mut response = match answer {
+        Err(error) if cx.warnings.lock().is_empty() => return Err(error),
+        Err(error) => body::failure(&error),
+        Ok(response) => response,
+    };
     for warning in cx.warnings.lock().iter() {
         let escaped = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{escaped}\"")) {

@@ -118,6 +118,8 @@ pub struct Resource {
     pub generation: bool,
     /// The metadata that a write of the status leaves alone.
     pub status_keeps: &'static [&'static str],
+    /// What a client of this kind is warned of.
+    pub deprecation: Option<String>,
     /// Its behaviour.
     pub strategy: Arc<dyn Strategy>,
     /// For a custom kind, its schema, scale paths and the definition's uid.
@@ -146,8 +148,6 @@ pub struct Custom {
     pub scale: Option<ScalePaths>,
     /// JSON paths without the leading dot that field selectors may name.
     pub selectable_fields: Vec<String>,
-    /// Marked deprecated by its definition, with this warning.
-    pub deprecation_warning: Option<String>,
     /// Being deleted with its definition: no new objects.
     pub terminating: bool,
 }

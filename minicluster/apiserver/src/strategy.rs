@@ -22,6 +22,7 @@ mod pod_columns;
 pub(crate) mod pod_defaults;
 pub(crate) mod pod_spec;
 pub(crate) mod quota;
+mod rules;
 pub(crate) mod service;
 mod storage;
 mod volumes;
@@ -129,6 +130,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// `Warning` headers for a written object.
     fn warnings(&self, obj: &Value) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What becomes of the objects that this one owns, when whoever deletes it does not say.
+    fn default_propagation(&self) -> &'static str {
+        "Background"
     }
 
     /// What else changes in an object when its deletion begins, such as a finalizer that comes with it.

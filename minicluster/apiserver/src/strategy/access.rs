@@ -15,7 +15,7 @@ pub(crate) struct Role;
 /// RoleBinding and ClusterRoleBinding.
 pub(crate) struct Binding;
 
-fn path_segment(name: &str) -> Result<(), String> {
+pub(super) fn path_segment(name: &str) -> Result<(), String> {
     let faults = name::path_segment_faults(name);
     if faults.is_empty() { Ok(()) } else { Err(faults.join(", ")) }
 }
@@ -31,6 +31,12 @@ impl Strategy for Role {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
+        let aggregation = object::at(obj, &["aggregationRule"]);
+        if aggregation.is_some_and(|rule| object::list(rule, &["clusterRoleSelectors"]).is_empty()) {
+            let detail = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+            let path = field::root("aggregationRule").child("clusterRoleSelectors");
+            errors.push(Error::required(path, detail));
+        }
         for (i, rule) in object::list(obj, &["rules"]).iter().enumerate() {
             let path = field::root("rules").index(i);
             let has = |key: &str| !object::list(rule, &[key]).is_empty();
@@ -38,6 +44,11 @@ impl Strategy for Role {
                 errors.push(Error::required(path.child("verbs"), "verbs must contain at least one value"));
             }
             if has("nonResourceURLs") {
+                if !object::namespace(obj).is_empty() {
+                    let detail = "namespaced rules cannot apply to non-resource URLs";
+                    let urls = rule.get("nonResourceURLs").cloned().unwrap_or_default();
+                    errors.push(Error::invalid(path.child("nonResourceURLs"), urls, detail));
+                }
                 if has("apiGroups") || has("resources") || has("resourceNames") {
                     let detail = "rules cannot apply to both regular resources and non-resource URLs";
                     let urls = rule.get("nonResourceURLs").cloned().unwrap_or_default();
@@ -119,7 +130,11 @@ impl Strategy for Binding {
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         let mut errors = if part == Part::Main { self.validate(obj) } else { ErrorList::new() };
         if obj.get("roleRef") != old.get("roleRef") {
-            let role = obj.get("roleRef").cloned().unwrap_or_default();
+            let text = |field: &str| object::text(obj, &["roleRef", field]);
+            // As upstream's own structure writes itself.
+            let role = serde_json::json!({
+                "APIGroup": text("apiGroup"), "Kind": text("kind"), "Name": text("name"),
+            });
             errors.push(Error::invalid(field::root("roleRef"), role, "cannot change roleRef"));
         }
         errors

@@ -187,8 +187,8 @@ impl Strategy for Deployment {
     fn columns(&self) -> Option<Vec<Column>> {
         let mut out = vec![
             columns::made("Ready", |o| ready_of(o, &["status", "readyReplicas"])),
-            columns::number("Up-to-date", &["status", "updatedReplicas"]),
-            columns::number("Available", &["status", "availableReplicas"]),
+            columns::number("Up-to-date", &["status", "updatedReplicas"]).typed("string"),
+            columns::number("Available", &["status", "availableReplicas"]).typed("string"),
             columns::age(),
         ];
         out.extend(columns::template(&["spec", "selector"]));
@@ -320,6 +320,10 @@ impl Strategy for ReplicationController {
         let pod = object::at(spec, &["template", "spec"]).unwrap_or(&Value::Null);
         errors.extend(pod_spec::validate(pod, &template.child("spec")));
         errors
+    }
+
+    fn default_propagation(&self) -> &'static str {
+        "Orphan"
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -512,7 +516,7 @@ impl Strategy for ControllerRevision {
         };
         Some(vec![
             columns::made("Controller", controller),
-            columns::number("Revision", &["revision"]),
+            columns::number("Revision", &["revision"]).typed("string"),
             columns::age(),
         ])
     }

@@ -20,8 +20,8 @@ pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
         columns::made("Reference", reference),
         columns::made("Targets", metric_targets),
         columns::made("MinPods", minimum),
-        columns::number("MaxPods", &["spec", "maxReplicas"]),
-        columns::number("Replicas", &["status", "currentReplicas"]),
+        columns::number("MaxPods", &["spec", "maxReplicas"]).typed("string"),
+        columns::number("Replicas", &["status", "currentReplicas"]).typed("string"),
         columns::age(),
     ]
 })

@@ -37,6 +37,9 @@ fn default_spec(spec: &mut Value) {
         let per_index = object::at(spec, &["backoffLimitPerIndex"]).is_some();
         object::set(spec, &["backoffLimit"], if per_index { i64::from(i32::MAX) } else { 6 });
     }
+    if absent(spec, "manualSelector") {
+        object::set(spec, &["manualSelector"], false);
+    }
     if absent(spec, "podReplacementPolicy") {
         let policy = object::at(spec, &["podFailurePolicy"]).is_some();
         object::set(spec, &["podReplacementPolicy"], if policy { "Failed" } else { "TerminatingOrFailed" });
@@ -48,6 +51,12 @@ impl Strategy for Job {
         default_template(obj);
         if let Some(spec) = obj.get_mut("spec") {
             default_spec(spec);
+        }
+        // A Job without labels has those of its pods.
+        if object::at(obj, &["metadata", "labels"]).is_none()
+            && let Some(labels) = obj.pointer("/spec/template/metadata/labels").cloned()
+        {
+            object::set(obj, &["metadata", "labels"], labels);
         }
     }
 
@@ -87,6 +96,10 @@ impl Strategy for Job {
             immutable(obj, old, &["spec", "template"], &mut errors);
         }
         errors
+    }
+
+    fn default_propagation(&self) -> &'static str {
+        "Orphan"
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -204,9 +217,6 @@ impl Strategy for CronJob {
         if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec/template/spec") {
             pod_defaults::spec(spec);
         }
-        if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec") {
-            default_spec(spec);
-        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -266,7 +276,7 @@ impl Strategy for CronJob {
         Some(vec![
             columns::text("Schedule", &["spec", "schedule"]),
             columns::text_or_none("Timezone", &["spec", "timeZone"]),
-            columns::made("Suspend", suspend),
+            columns::made("Suspend", suspend).typed("boolean"),
             columns::count("Active", &["status", "active"]),
             columns::made("Last Schedule", last),
             columns::age(),

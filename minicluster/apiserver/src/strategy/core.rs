@@ -97,7 +97,7 @@ impl Strategy for ConfigMap {
             object::at(obj, &[list]).and_then(Value::as_object).map_or(0, serde_json::Map::len)
         };
         let data = Column::new("Data", move |obj| (count(obj, "data") + count(obj, "binaryData")).into())
-            .typed("integer");
+            .typed("string");
         Some(vec![data, columns::age()])
     }
 }
@@ -154,7 +154,11 @@ impl Strategy for Secret {
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
-        Some(vec![columns::text("Type", &["type"]), columns::count("Data", &["data"]), columns::age()])
+        Some(vec![
+            columns::text("Type", &["type"]),
+            columns::count("Data", &["data"]).typed("string"),
+            columns::age(),
+        ])
     }
 
     fn fields(&self) -> Fields {
@@ -174,7 +178,7 @@ fn fold_string_data(obj: &mut Value) {
 
 impl Strategy for ServiceAccount {
     fn columns(&self) -> Option<Vec<Column>> {
-        Some(vec![columns::count("Secrets", &["secrets"]), columns::age()])
+        Some(vec![columns::age()])
     }
 }
 

@@ -74,7 +74,7 @@ impl Strategy for Event {
             columns::made("Source", source).wide(),
             columns::made("Message", |o| event_text(o, &["message"], &["note"]).trim().to_owned()),
             columns::made("First Seen", |o| table::since(&event_times(o).0)).wide(),
-            Column::new("Count", |o| event_count(o).into()).typed("integer").wide(),
+            Column::new("Count", |o| event_count(o).into()).wide(),
             Column { format: "name", ..columns::text("Name", &["metadata", "name"]).wide() },
         ])
     }

@@ -5,7 +5,11 @@
 use serde_json::{Value, json};
 use windlass_crd::field::{self, ErrorList};
 
-use super::{Column, Field, Strategy, checks, columns, storage};
+use super::{
+    Column, Field, Strategy, checks, columns,
+    rules::{self, Rule},
+    storage,
+};
 use crate::{cel::Expression, object, table};
 
 /// The most match conditions of a webhook.
@@ -20,6 +24,7 @@ pub(crate) struct Listed {
     on_create: fn(&mut Value),
     fields: &'static [Field],
     name: fn(&str) -> Result<(), String>,
+    rules: &'static [Rule],
 }
 
 impl Listed {
@@ -33,6 +38,7 @@ impl Listed {
             on_create: |_| {},
             fields: &[],
             name: windlass_crd::name::dns1123_subdomain,
+            rules: &[],
         }
     }
 
@@ -49,6 +55,11 @@ impl Listed {
     /// With these checks of what changed from the old object.
     const fn keeps(self, update: fn(&Value, &Value) -> ErrorList) -> Self {
         Self { update, ..self }
+    }
+
+    /// With these rules for what it is, and for what stays.
+    const fn rules(self, rules: &'static [Rule]) -> Self {
+        Self { rules, ..self }
     }
 
     /// With these fields for field selectors.
@@ -84,14 +95,17 @@ impl Strategy for Listed {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        (self.validate)(obj)
+        let mut errors = rules::faults(self.rules, obj);
+        errors.extend((self.validate)(obj));
+        errors
     }
 
     fn validate_update(&self, part: super::Part, obj: &Value, old: &Value) -> ErrorList {
         if part != super::Part::Main {
             return ErrorList::new();
         }
-        let mut errors = (self.validate)(obj);
+        let mut errors = rules::changes(self.rules, obj, old);
+        errors.extend(self.validate(obj));
         errors.extend((self.update)(obj, old));
         errors
     }
@@ -176,7 +190,8 @@ pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
         columns::made("Parameters", parameters),
         columns::age(),
     ]
-});
+})
+.rules(rules::INGRESS_CLASS);
 
 /// NetworkPolicy.
 pub(crate) const NETWORK_POLICY: Listed = Listed::new(|| {
@@ -220,7 +235,8 @@ pub(crate) const SERVICE_CIDR: Listed = Listed::new(|| {
         all.join(",")
     };
     vec![columns::made("CIDRs", cidrs), columns::age()]
-});
+})
+.rules(rules::SERVICE_CIDR);
 
 fn terminating_or(obj: &Value, phase: &str) -> String {
     if object::is_deleting(obj) { "Terminating".to_owned() } else { phase.to_owned() }
@@ -245,7 +261,10 @@ pub(crate) const PERSISTENT_VOLUME: Listed = Listed::new(|| {
         or_unset("VolumeMode", &["spec", "volumeMode"]).wide(),
     ]
 })
-.begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})))
+.begins(|obj| {
+    let status = json!({"phase": "Pending", "lastPhaseTransitionTime": object::now()});
+    object::set(obj, &["status"], status);
+})
 .checks(storage::volume)
 .keeps(storage::volume_update);
 
@@ -288,7 +307,7 @@ pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
         columns::text("Provisioner", &["provisioner"]),
         columns::text("ReclaimPolicy", &["reclaimPolicy"]),
         columns::text("VolumeBindingMode", &["volumeBindingMode"]),
-        flag("AllowVolumeExpansion", &["allowVolumeExpansion"]),
+        flag("AllowVolumeExpansion", &["allowVolumeExpansion"]).typed("string"),
         columns::age(),
     ]
 })
@@ -297,7 +316,8 @@ pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
 
 /// VolumeAttributesClass.
 pub(crate) const VOLUME_ATTRIBUTES_CLASS: Listed =
-    Listed::new(|| vec![columns::text("DriverName", &["driverName"]), columns::age()]);
+    Listed::new(|| vec![columns::text("DriverName", &["driverName"]), columns::age()])
+        .rules(rules::VOLUME_ATTRIBUTES_CLASS);
 
 /// VolumeAttachment.
 pub(crate) const VOLUME_ATTACHMENT: Listed = Listed::new(|| {
@@ -308,7 +328,8 @@ pub(crate) const VOLUME_ATTACHMENT: Listed = Listed::new(|| {
         flag("Attached", &["status", "attached"]),
         columns::age(),
     ]
-});
+})
+.rules(rules::VOLUME_ATTACHMENT);
 
 /// CSIDriver.
 pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
@@ -333,16 +354,17 @@ pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
         columns::made("Modes", modes),
         columns::age(),
     ]
-});
+})
+.rules(rules::CSI_DRIVER);
 
 /// CSINode.
 pub(crate) const CSI_NODE: Listed =
-    Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()]);
+    Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()])
+        .rules(rules::CSI_NODE);
 
-/// CSIStorageCapacity.
-pub(crate) const CSI_STORAGE_CAPACITY: Listed = Listed::new(|| {
-    vec![columns::text("StorageClassName", &["storageClassName"]), columns::text("Capacity", &["capacity"])]
-});
+/// CSIStorageCapacity, which upstream has no columns for.
+pub(crate) const CSI_STORAGE_CAPACITY: Listed =
+    Listed::new(|| vec![table::created_at()]).rules(rules::CSI_STORAGE_CAPACITY);
 
 /// PodDisruptionBudget.
 pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
@@ -360,7 +382,8 @@ pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
         columns::age(),
     ]
 })
-.checks(checks::budget);
+.checks(checks::budget)
+.named(super::access::path_segment);
 
 /// LimitRange.
 pub(crate) const LIMIT_RANGE: Listed =
@@ -404,7 +427,9 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 pub(crate) const WEBHOOKS: Listed =
-    Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()]).checks(match_conditions);
+    Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()])
+        .checks(match_conditions)
+        .rules(rules::WEBHOOKS);
 
 /// The conditions of webhooks have to be expressions.
 fn match_conditions(obj: &Value) -> ErrorList {
@@ -465,7 +490,8 @@ pub(crate) const POLICY_BINDING: Listed = Listed::new(|| {
         columns::made("ParamRef", parameters),
         columns::age(),
     ]
-});
+})
+.rules(rules::POLICY_BINDING);
 
 /// APIService.
 pub(crate) const API_SERVICE: Listed = Listed::new(|| {
@@ -503,12 +529,13 @@ pub(crate) const FLOW_SCHEMA: Listed = Listed::new(|| {
     };
     vec![
         columns::text("PriorityLevel", &["spec", "priorityLevelConfiguration", "name"]),
-        columns::number("MatchingPrecedence", &["spec", "matchingPrecedence"]),
+        columns::number("MatchingPrecedence", &["spec", "matchingPrecedence"]).typed("string"),
         columns::text_or_none("DistinguisherMethod", &["spec", "distinguisherMethod", "type"]),
         columns::age(),
         columns::made("MissingPL", missing),
     ]
-});
+})
+.rules(rules::FLOW_SCHEMA);
 
 /// PriorityLevelConfiguration.
 pub(crate) const PRIORITY_LEVEL: Listed = Listed::new(|| {
@@ -523,14 +550,67 @@ pub(crate) const PRIORITY_LEVEL: Listed = Listed::new(|| {
         ),
         columns::age(),
     ]
-});
+})
+.rules(rules::PRIORITY_LEVEL);
 
 fn or_none_number(name: &str, path: &'static [&'static str]) -> Column {
-    Column::new(name, move |obj| object::number(obj, path).map_or("<none>".into(), |n| n.to_string().into()))
+    Column::new(name, move |obj| object::number(obj, path).map_or("<none>".into(), Value::from))
 }
 
-/// PodTemplate's and other kinds' columns beside the age come from their own strategies; these have the age alone.
-pub(crate) const AGED: Listed = Listed::new(|| vec![columns::age()]);
+/// DeviceClass.
+pub(crate) const DEVICE_CLASS: Listed = Listed::new(|| vec![columns::age()]).rules(rules::DEVICE_CLASS);
+
+/// How many devices a request asks for, when it does not say.
+fn default_requests(obj: &mut Value, path: &str) {
+    let Some(requests) = obj.pointer_mut(path).and_then(Value::as_array_mut) else { return };
+    for request in requests {
+        if let Some(exactly) = request.get_mut("exactly") {
+            default_allocation(exactly);
+        }
+        for choice in request.get_mut("firstAvailable").and_then(Value::as_array_mut).into_iter().flatten() {
+            default_allocation(choice);
+        }
+    }
+}
+
+fn default_allocation(request: &mut Value) {
+    if object::text(request, &["allocationMode"]).is_empty() {
+        object::set(request, &["allocationMode"], "ExactCount");
+    }
+    let exact = object::text(request, &["allocationMode"]) == "ExactCount";
+    if exact && object::number(request, &["count"]).unwrap_or(0) == 0 {
+        object::set(request, &["count"], 1);
+    }
+}
+
+/// ResourceClaim.
+pub(crate) const RESOURCE_CLAIM: Listed = Listed::new(|| {
+    let state = |obj: &Value| {
+        let mut words = Vec::new();
+        if object::is_deleting(obj) {
+            words.push("deleted");
+        }
+        if object::at(obj, &["status", "allocation"]).is_none() {
+            if words.is_empty() {
+                words.push("pending");
+            }
+        } else {
+            words.push("allocated");
+            if !object::list(obj, &["status", "reservedFor"]).is_empty() {
+                words.push("reserved");
+            }
+        }
+        words.join(",")
+    };
+    vec![columns::made("State", state), columns::age()]
+})
+.defaults(|obj| default_requests(obj, "/spec/devices/requests"))
+.rules(rules::RESOURCE_CLAIM);
+
+/// ResourceClaimTemplate.
+pub(crate) const RESOURCE_CLAIM_TEMPLATE: Listed = Listed::new(|| vec![columns::age()])
+    .defaults(|obj| default_requests(obj, "/spec/spec/devices/requests"))
+    .rules(rules::RESOURCE_CLAIM_TEMPLATE);
 
 /// ResourceSlice.
 pub(crate) const RESOURCE_SLICE: Listed = Listed::new(|| {
@@ -544,7 +624,8 @@ pub(crate) const RESOURCE_SLICE: Listed = Listed::new(|| {
 .selects(&[
     ("spec.nodeName", |o| object::text(o, &["spec", "nodeName"]).to_owned()),
     ("spec.driver", |o| object::text(o, &["spec", "driver"]).to_owned()),
-]);
+])
+.rules(rules::RESOURCE_SLICE);
 
 #[cfg(test)]
 mod tests {
