@@ -277,6 +277,7 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         admission: options.apiserver.admission.settings().map_err(ClusterError::Options)?,
         seed,
         audit: options.apiserver.audit.settings(),
+        aggregation: pki.aggregation()?,
     };
     Ok(Api::new(store, config)?)
 }

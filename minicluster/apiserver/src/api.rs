@@ -9,6 +9,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
+    aggregation::{self, Aggregation},
     audit::{self, Audit},
     authz::Rbac,
     crds::{Definitions, ending},
@@ -52,6 +53,8 @@ pub struct Config {
     pub seed: u64,
     /// What is told of requests, and to whom.
     pub audit: audit::Settings,
+    /// How other servers of the cluster are spoken to.
+    pub aggregation: aggregation::Settings,
 }
 
 /// One API server.
@@ -90,6 +93,8 @@ pub struct Api {
     pub webhooks: Webhooks,
     /// Encodings of recent states.
     pub encodings: Encodings,
+    /// The servers that answer for groups and versions of their own.
+    pub aggregation: Aggregation,
     /// Tells of requests; `None` when nobody wants to know.
     pub audit: Option<Arc<Audit>>,
     /// Counters.
@@ -134,6 +139,7 @@ impl Api {
             quotas: Quotas::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
+            aggregation: Aggregation::new(&store, &config.aggregation),
             audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,
             encodings: Encodings::default(),
             metrics: Metrics::default(),
@@ -161,7 +167,7 @@ impl Api {
                 audit.run(self).await;
             }
         };
-        tokio::join!(self.store.maintain(), ending::run(self), audit);
+        tokio::join!(self.store.maintain(), ending::run(self), aggregation::run(self), audit);
     }
 
     /// A number below `bound` from the seeded source.

@@ -9,6 +9,7 @@
 //! What it never does: run a controller, hold a client, or let anything but itself open the store.
 
 pub mod admission;
+pub mod aggregation;
 pub mod api;
 pub mod audit;
 pub mod authn;

@@ -28,6 +28,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    aggregation::proxy::{self, Foreign},
     api::Api,
     audit,
     authn::{self, Identity},
@@ -100,7 +101,8 @@ async fn serve(
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
     };
-    let response = if long_running { response } else { representation.of(response).await };
+    let foreign = response.extensions().get::<Foreign>().is_some();
+    let response = if long_running || foreign { response } else { representation.of(response).await };
     count(&api, label, response.status(), started, long_running);
     response
 }
@@ -180,13 +182,19 @@ async fn route(
         audit::decided("allow", "");
     }
     if !info.is_resource {
+        if let Some(target) = api.aggregation.target(&api.registry, &info) {
+            return proxy::forward(&api, &target, &user, request).await;
+        }
         return paths(&api, &request, &info, &query);
     }
     api.definitions.refresh(&api.registry);
-    let resource = api
-        .registry
-        .get(&info.group, &info.version, &info.resource)
-        .ok_or_else(ApiError::no_such_resource)?;
+    let resource = api.registry.get(&info.group, &info.version, &info.resource);
+    if resource.as_ref().is_none_or(|resource| resource.custom.is_some())
+        && let Some(target) = api.aggregation.target(&api.registry, &info)
+    {
+        return proxy::forward(&api, &target, &user, request).await;
+    }
+    let resource = resource.ok_or_else(ApiError::no_such_resource)?;
     let cx = Context {
         api,
         info,
