@@ -278,6 +278,11 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         seed,
         audit: options.apiserver.audit.settings(),
         aggregation: pki.aggregation()?,
+        flow: minicluster_apiserver::flow::Settings {
+            enabled: options.apiserver.enable_priority_and_fairness,
+            max_requests_in_flight: options.apiserver.max_requests_inflight,
+            max_mutating_requests_in_flight: options.apiserver.max_mutating_requests_inflight,
+        },
     };
     Ok(Api::new(store, config)?)
 }

@@ -133,6 +133,7 @@ impl Builder {
             admission: self.admission.clone(),
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
+            flow: minicluster_apiserver::flow::Settings::default(),
             aggregation: pki.aggregation().expect("certificates can be made"),
         };
         let api = ApiServer::new(store.clone(), config).expect("the key was just made");

@@ -15,6 +15,7 @@ use crate::{
     crds::{Definitions, ending},
     discovery::Discovery,
     encodings::Encodings,
+    flow::{self, FlowControl},
     kinds,
     metrics::Metrics,
     nodes::NodeClient,
@@ -53,6 +54,8 @@ pub struct Config {
     pub seed: u64,
     /// What is told of requests, and to whom.
     pub audit: audit::Settings,
+    /// How many requests are served at once, and whose first.
+    pub flow: flow::Settings,
     /// How other servers of the cluster are spoken to.
     pub aggregation: aggregation::Settings,
 }
@@ -97,6 +100,8 @@ pub struct Api {
     pub aggregation: Aggregation,
     /// Tells of requests; `None` when nobody wants to know.
     pub audit: Option<Arc<Audit>>,
+    /// Decides who is served.
+    pub flow: FlowControl,
     /// Counters.
     pub metrics: Metrics,
     /// The way to the kubelets.
@@ -125,7 +130,9 @@ impl Api {
     pub fn new(store: Store, config: Config) -> Result<Arc<Self>, SetupError> {
         let (drain, draining) = watch::channel(false);
         let random = Mutex::new(fastrand::Rng::with_seed(config.seed));
+        let metrics = Metrics::default();
         let api = Self {
+            flow: FlowControl::new(&store, &config.flow, &metrics.flow),
             registry: Registry::new(kinds::table()),
             services: Services::new(&store, config.service_cidr, config.node_ports),
             rbac: Rbac::new(&store),
@@ -142,7 +149,7 @@ impl Api {
             aggregation: Aggregation::new(&store, &config.aggregation),
             audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,
             encodings: Encodings::default(),
-            metrics: Metrics::default(),
+            metrics,
             nodes: NodeClient::new(config.kubelet_tls.clone()),
             store,
             config,
@@ -167,7 +174,13 @@ impl Api {
                 audit.run(self).await;
             }
         };
-        tokio::join!(self.store.maintain(), ending::run(self), aggregation::run(self), audit);
+        tokio::join!(
+            self.store.maintain(),
+            ending::run(self),
+            aggregation::run(self),
+            flow::run(self),
+            audit
+        );
     }
 
     /// A number below `bound` from the seeded source.

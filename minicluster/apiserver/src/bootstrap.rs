@@ -16,7 +16,7 @@ use crate::{
     api::Api,
     authn::Identity,
     context::Context,
-    object,
+    flow, object,
     request::{Query, RequestInfo},
     status::ApiResult,
     strategy::Part,
@@ -79,6 +79,7 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
     }
     replace(api, "", "v1", "configmaps", authentication).await?;
     aggregation::register::builtin(api).await?;
+    flow::bootstrap(api).await?;
     if let Some((address, port)) = advertise {
         kubernetes_service(api, address, port).await?;
     }

@@ -25,6 +25,7 @@ pub mod delete;
 pub mod discovery;
 pub mod encodings;
 mod events;
+pub mod flow;
 pub mod kinds;
 pub mod metrics;
 pub mod negotiate;

@@ -12,6 +12,8 @@ use prometheus_client::{
 
 pub(crate) use conversion::Conversions;
 
+use crate::flow;
+
 /// The labels of `apiserver_request_total`.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
@@ -51,6 +53,8 @@ pub struct Metrics {
     pub watches: Gauge,
     /// Calls of conversion webhooks.
     pub(crate) conversions: Conversions,
+    /// Priority and fairness.
+    pub(crate) flow: flow::Meters,
 }
 
 impl Default for Metrics {
@@ -64,6 +68,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             watches: Gauge::default(),
             conversions: Conversions::default(),
+            flow: flow::Meters::default(),
         };
         metrics.registered()
     }
@@ -77,6 +82,7 @@ impl Metrics {
         r.register("apiserver_current_inflight_requests", "Requests being served", self.in_flight.clone());
         r.register("apiserver_longrunning_requests", "Watches being served", self.watches.clone());
         self.conversions.register(r);
+        self.flow.register(r);
         self
     }
 

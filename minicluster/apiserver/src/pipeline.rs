@@ -49,9 +49,6 @@ use crate::{
 /// How long a request that is neither a watch nor a connection may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests answered at once, not counting watches and connections; more get 429.
-pub const IN_FLIGHT_MAX: i64 = 600;
-
 /// The longest path with query.
 const URI_BYTES_MAX: usize = 64 << 10;
 
@@ -86,9 +83,7 @@ async fn serve(
     let label = info.clone();
     let representation = Representation::asked(request.headers(), &query);
     let long_running = is_long_running(&info);
-    let Some(_slot) = Slot::take(&api, long_running) else {
-        return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1));
-    };
+    let _slot = Slot::take(&api, long_running);
     let answer = AssertUnwindSafe(route(Arc::clone(&api), request, info, query)).catch_unwind();
     let answer = if long_running { Ok(answer.await) } else { timeout(REQUEST_TIMEOUT, answer).await };
     let response = match answer {
@@ -112,19 +107,14 @@ fn is_long_running(info: &RequestInfo) -> bool {
         || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
 }
 
-/// A place among the requests being answered.
+/// A place among the requests being answered; how many there may be is [`crate::flow`]'s to say.
 struct Slot(Gauge);
 
 impl Slot {
-    fn take(api: &Api, long_running: bool) -> Option<Self> {
-        let (gauge, max) = if long_running {
-            (&api.metrics.watches, i64::MAX)
-        } else {
-            (&api.metrics.in_flight, IN_FLIGHT_MAX)
-        };
-        let before = gauge.inc();
-        let slot = Self(gauge.clone());
-        (before < max).then_some(slot)
+    fn take(api: &Api, long_running: bool) -> Self {
+        let gauge = if long_running { &api.metrics.watches } else { &api.metrics.in_flight };
+        gauge.inc();
+        Self(gauge.clone())
     }
 }
 
@@ -157,7 +147,6 @@ async fn route(
     info: RequestInfo,
     query: Query,
 ) -> ApiResult<Response<Body>> {
-    let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
     let user = match authn::authenticate(&api, request.headers(), request.extensions()) {
         Ok(user) => user,
         Err(error) => {
@@ -171,6 +160,26 @@ async fn route(
     if request.headers().contains_key("impersonate-user") && user.name != own {
         audit::impersonated(&user);
     }
+    // Connections are never kept waiting; a watch holds its seats until it has begun.
+    if is_long_running(&info) && info.verb != "watch" {
+        return admitted(api, request, info, query, user).await;
+    }
+    let permit = api.flow.enter(&user, &info, &query, REQUEST_TIMEOUT).await?;
+    let answer = admitted(api, request, info, query, user).await;
+    let mut response = answer.unwrap_or_else(|error| body::failure(&error));
+    permit.mark(&mut response);
+    Ok(response)
+}
+
+/// The rest of the way, once it is the request's turn.
+async fn admitted(
+    api: Arc<Api>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+    user: Identity,
+) -> ApiResult<Response<Body>> {
+    let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
     if !is_public {
         if user.is_in(authn::UNAUTHENTICATED) && info.path != "/version" {
             return Err(ApiError::unauthorized());

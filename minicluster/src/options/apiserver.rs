@@ -20,6 +20,15 @@ pub struct ApiserverOptions {
     /// Load that file anew when it changes
     #[arg(long, requires = "encryption_provider_config")]
     pub encryption_provider_config_automatic_reload: bool,
+    /// Serve requests in the order of their priority levels, fairly
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub enable_priority_and_fairness: bool,
+    /// Requests at once that change nothing; with priority levels, both bounds together are shared out
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: u32,
+    /// Requests at once that change something
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
     /// What is told of requests
     #[command(flatten)]
     pub audit: AuditOptions,
