@@ -134,6 +134,8 @@ impl Builder {
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
             flow: minicluster_apiserver::flow::Settings::default(),
+            serving: minicluster_apiserver::serving::Settings::default(),
+            health: minicluster_apiserver::health::Settings::default(),
             aggregation: pki.aggregation().expect("certificates can be made"),
         };
         let api = ApiServer::new(store.clone(), config).expect("the key was just made");

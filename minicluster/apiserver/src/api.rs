@@ -1,6 +1,12 @@
 //! The server's shared state: the store, the table of kinds and what the stages of the pipeline remember.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use minicluster_store::{LeaseId, Store};
@@ -16,12 +22,13 @@ use crate::{
     discovery::Discovery,
     encodings::Encodings,
     flow::{self, FlowControl},
-    kinds,
+    health, kinds,
     metrics::Metrics,
     nodes::NodeClient,
     openapi::Documents,
     registry::{Registry, Resource},
     services::Services,
+    serving,
     status::ApiResult,
     token::Tokens,
 };
@@ -56,6 +63,10 @@ pub struct Config {
     pub audit: audit::Settings,
     /// How many requests are served at once, and whose first.
     pub flow: flow::Settings,
+    /// How long requests may take, and how the server goes down.
+    pub serving: serving::Settings,
+    /// Health checks besides the server's own.
+    pub health: health::Settings,
     /// How other servers of the cluster are spoken to.
     pub aggregation: aggregation::Settings,
 }
@@ -107,6 +118,8 @@ pub struct Api {
     /// The way to the kubelets.
     pub nodes: NodeClient,
     drain: watch::Sender<bool>,
+    bootstrapped: AtomicBool,
+    stopping: AtomicBool,
     random: Mutex<fastrand::Rng>,
     event_lease: tokio::sync::Mutex<Option<(LeaseId, Instant)>>,
 }
@@ -155,14 +168,36 @@ impl Api {
             config,
             draining,
             drain,
+            bootstrapped: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             random,
             event_lease: tokio::sync::Mutex::default(),
         };
         Ok(Arc::new(api))
     }
 
+    /// Turns `/readyz` red; everything else goes on.
+    pub fn stop_being_ready(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the server is about to go down.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// What every cluster has is there.
+    pub(crate) fn set_bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_bootstrapped(&self) -> bool {
+        self.bootstrapped.load(Ordering::Relaxed)
+    }
+
     /// Ends all watches and turns `/readyz` red.
     pub fn drain(&self) {
+        self.stop_being_ready();
         self.drain.send_replace(true);
     }
 
@@ -181,6 +216,11 @@ impl Api {
             flow::run(self),
             audit
         );
+    }
+
+    /// True in this part of all cases.
+    pub(crate) fn happens(&self, chance: f64) -> bool {
+        self.random.lock().f64() < chance
     }
 
     /// A number below `bound` from the seeded source.

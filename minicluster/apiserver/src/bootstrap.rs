@@ -83,6 +83,7 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
     if let Some((address, port)) = advertise {
         kubernetes_service(api, address, port).await?;
     }
+    api.set_bootstrapped();
     Ok(())
 }
 
