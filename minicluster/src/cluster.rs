@@ -19,6 +19,7 @@ use std::{
 use kube::Client;
 use minicluster_apiserver::{
     Api, Config, Identity, InProcess, bootstrap,
+    health::Probe,
     server::{self, Listener, Tls},
 };
 use minicluster_store::Store;
@@ -30,7 +31,7 @@ use crate::{
     options::{Component, PortRange, UpOptions},
     parts,
     pki::{self, Pki},
-    storage,
+    storage, verbosity,
 };
 
 /// The version of Kubernetes that the cluster says it is.
@@ -158,7 +159,7 @@ pub async fn up(mut options: UpOptions, stop: CancellationToken) -> Result<(), C
         tasks.spawn(parts::hollow_nodes(client, options.hollow_nodes, stop.clone()));
     }
     parts::say_when_ready(&door, &options, &stop, &mut tasks).await?;
-    wait(tasks, stop).await
+    wait(tasks, stop, STOP_TIMEOUT + options.apiserver.shutdown_delay_duration.0).await
 }
 
 /// The API server, up and serving.
@@ -211,9 +212,9 @@ async fn start_apiserver(
     if let Some(listener) = listener_for_pods(options).await? {
         listeners.push(listener);
     }
-    let store = storage::open(options, stop, tasks).await?;
+    let (store, checks) = storage::open(options, stop, tasks).await?;
     let pki = Arc::new(Pki::open(&options.data_dir.join("pki"))?);
-    let api = api(store, &pki, options, Source::from_entropy().next_u64())?;
+    let api = api(store, &pki, options, Source::from_entropy().next_u64(), checks)?;
     bootstrap::run(&api, Some((advertised(options), options.secure_port))).await?;
 
     let tls = server_tls(&pki, options, &api)?;
@@ -257,11 +258,17 @@ async fn listener_for_pods(options: &UpOptions) -> Result<Option<Listener>, Clus
     Ok(Some(Listener { socket, admits: Box::new(admits) }))
 }
 
-/// An API server over a store, with the cluster's certificates.
+/// An API server over a store, with the cluster's certificates and more health checks.
 ///
 /// # Errors
 /// [`ClusterError`].
-pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Arc<Api>, ClusterError> {
+pub fn api(
+    store: Store,
+    pki: &Pki,
+    options: &UpOptions,
+    seed: u64,
+    checks: Vec<(&'static str, Probe)>,
+) -> Result<Arc<Api>, ClusterError> {
     let to_kubelets = pki.client("kube-apiserver-kubelet-client", &["system:masters"])?;
     let config = Config {
         service_cidr: options.service_cidr,
@@ -277,6 +284,20 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         admission: options.apiserver.admission.settings().map_err(ClusterError::Options)?,
         seed,
         audit: options.apiserver.audit.settings(),
+        aggregation: pki.aggregation()?,
+        serving: minicluster_apiserver::serving::Settings {
+            request_timeout: options.apiserver.request_timeout.0,
+            min_request_timeout: Duration::from_secs(options.apiserver.min_request_timeout),
+            shutdown_delay: options.apiserver.shutdown_delay_duration.0,
+            goaway_chance: options.apiserver.goaway_chance,
+            verbosity: verbosity::setter(),
+        },
+        health: minicluster_apiserver::health::Settings { checks },
+        flow: minicluster_apiserver::flow::Settings {
+            enabled: options.apiserver.enable_priority_and_fairness,
+            max_requests_in_flight: options.apiserver.max_requests_inflight,
+            max_mutating_requests_in_flight: options.apiserver.max_mutating_requests_inflight,
+        },
     };
     Ok(Api::new(store, config)?)
 }
@@ -318,7 +339,11 @@ pub fn kubeconfig_path(options: &UpOptions) -> PathBuf {
 }
 
 /// Waits for the end: the wish to stop, or a part that gave up, which ends the others too.
-async fn wait(mut tasks: JoinSet<()>, stop: CancellationToken) -> Result<(), ClusterError> {
+async fn wait(
+    mut tasks: JoinSet<()>,
+    stop: CancellationToken,
+    at_most: Duration,
+) -> Result<(), ClusterError> {
     tokio::select! {
         biased;
         () = stop.cancelled() => tracing::info!("stopping; containers go on"),
@@ -329,7 +354,7 @@ async fn wait(mut tasks: JoinSet<()>, stop: CancellationToken) -> Result<(), Clu
             stop.cancel();
         }
     }
-    let drained = timeout(STOP_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+    let drained = timeout(at_most, async { while tasks.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         tracing::warn!("some parts did not stop in time and were cut off");
     }

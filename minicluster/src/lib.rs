@@ -14,5 +14,6 @@ pub mod pki;
 pub mod status;
 mod storage;
 pub mod test_cluster;
+pub mod verbosity;
 
 pub use test_cluster::TestCluster;

@@ -4,6 +4,7 @@ use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -12,7 +13,7 @@ use minicluster::{
     cluster,
     node::{self, image},
     options::UpOptions,
-    status,
+    status, verbosity,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -136,15 +137,40 @@ async fn stop_on_signal(stop: CancellationToken) {
     stop.cancel();
 }
 
-/// Logs for people on a terminal, as JSON elsewhere.
+/// Logs for people on a terminal, as JSON elsewhere. How much is said can be changed while the server runs.
 fn log(verbose: u8) {
-    let level = ["info", "debug", "trace"][usize::from(verbose).min(2)];
-    let filter = EnvFilter::try_from_env("MINICLUSTER_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("{level},hyper=warn,h2=warn,rustls=warn,tower=warn")));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
+    let filter = EnvFilter::try_from_env("MINICLUSTER_LOG").unwrap_or_else(|_| level(verbose));
+    let on_terminal = std::io::stderr().is_terminal();
+    // The two kinds of log are two types, so everything is said twice.
+    if on_terminal {
+        let logs = tracing_subscriber::fmt().with_writer(std::io::stderr);
+        let logs = logs.with_env_filter(filter).with_filter_reloading();
+        let handle = logs.reload_handle();
+        verbosity::set(Arc::new(move |verbose| {
+            handle.reload(level_by_klog(verbose)).map_err(|e| e.to_string())
+        }));
         logs.init();
     } else {
-        logs.json().init();
+        let logs = tracing_subscriber::fmt().json().with_writer(std::io::stderr);
+        let logs = logs.with_env_filter(filter).with_filter_reloading();
+        let handle = logs.reload_handle();
+        verbosity::set(Arc::new(move |verbose| {
+            handle.reload(level_by_klog(verbose)).map_err(|e| e.to_string())
+        }));
+        logs.init();
     }
+}
+
+/// How much is said: `-v` and `-vv` of the command line.
+fn level(verbose: u8) -> EnvFilter {
+    filter(["info", "debug", "trace"][usize::from(verbose).min(2)])
+}
+
+/// How much is said by kube-apiserver's numbers, which `/debug/flags/v` takes: more from 4 on, everything from 8 on.
+fn level_by_klog(verbose: u8) -> EnvFilter {
+    filter(["info", "debug", "trace"][usize::from(verbose / 4).min(2)])
+}
+
+fn filter(level: &str) -> EnvFilter {
+    EnvFilter::new(format!("{level},hyper=warn,h2=warn,rustls=warn,tower=warn"))
 }

@@ -171,6 +171,7 @@ impl UpOptions {
                 self.service_cidr
             ));
         }
+        self.apiserver.check()?;
         let (services, pods) = (self.service_cidr, self.cluster_cidr);
         if services.contains(&pods.network()) || pods.contains(&services.network()) {
             return Err(format!("--service-cidr {services} and --cluster-cidr {pods} overlap"));

@@ -21,6 +21,7 @@ use rustls::{
 };
 
 const AUTHORITY_NAME: &str = "minicluster-ca";
+const PROXY_AUTHORITY_NAME: &str = "minicluster-front-proxy-ca";
 
 /// Why certificates could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,13 @@ pub struct Pki {
     ca_der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     token_key: KeyPair,
+    proxy: Authority,
+}
+
+/// The authority of the front proxy: who holds a certificate of it speaks for users, so it is nobody else's.
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate with its key.
@@ -81,12 +89,13 @@ impl Pki {
     /// [`PkiError::Issue`].
     pub fn in_memory() -> Result<Self, PkiError> {
         let (ca_key, token_key) = (KeyPair::generate()?, KeyPair::generate()?);
-        let cert = authority().self_signed(&ca_key)?;
+        let cert = authority(AUTHORITY_NAME).self_signed(&ca_key)?;
         Ok(Self {
             ca_pem: cert.pem(),
             ca_der: cert.der().clone(),
-            issuer: Issuer::new(authority(), ca_key),
+            issuer: Issuer::new(authority(AUTHORITY_NAME), ca_key),
             token_key,
+            proxy: Authority::new()?,
         })
     }
 
@@ -99,6 +108,7 @@ impl Pki {
         if !ca_crt.exists() {
             let fresh = Self::in_memory()?;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| file(dir, e))?;
+            fresh.proxy.keep(dir)?;
             write_private(&sa_key, &fresh.token_key.serialize_pem())?;
             write_private(&ca_key, &fresh.issuer.key().serialize_pem())?;
             // The certificate comes last: its presence says that the others are whole.
@@ -108,7 +118,9 @@ impl Pki {
         let ca_pem = read(&ca_crt)?;
         let ca_der = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| damaged(&ca_crt, &e))?;
         let key = |path: &Path| KeyPair::from_pem(&read(path)?).map_err(|e| damaged(path, &e));
-        Ok(Self { ca_pem, ca_der, issuer: Issuer::new(authority(), key(&ca_key)?), token_key: key(&sa_key)? })
+        let issuer = Issuer::new(authority(AUTHORITY_NAME), key(&ca_key)?);
+        let proxy = Authority::open(dir)?;
+        Ok(Self { ca_pem, ca_der, issuer, token_key: key(&sa_key)?, proxy })
     }
 
     /// The authority's certificate, for clients.
@@ -136,7 +148,7 @@ impl Pki {
         let mut params = CertificateParams::new(dns.to_vec())?;
         params.subject_alt_names.extend(addresses.iter().map(|ip| SanType::IpAddress(*ip)));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(params, name, &[])
+        issue(&self.issuer, params, name, &[])
     }
 
     /// A certificate that makes its holder `name` in `groups`.
@@ -146,30 +158,29 @@ impl Pki {
     pub fn client(&self, name: &str, groups: &[&str]) -> Result<Identity, PkiError> {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, name, groups)
+        issue(&self.issuer, params, name, groups)
     }
 
-    fn issue(
-        &self,
-        mut params: CertificateParams,
-        name: &str,
-        groups: &[&str],
-    ) -> Result<Identity, PkiError> {
-        params.distinguished_name.remove(DnType::CommonName);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-        }
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.use_authority_key_identifier_extension = true;
-        let key = KeyPair::generate()?;
-        let cert = params.signed_by(&key, &self.issuer)?;
-        let key_der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        Ok(Identity {
-            cert_pem: cert.pem(),
-            key_pem: key.serialize_pem(),
-            cert_der: cert.der().clone(),
-            key_der,
+    /// The certificate with which the server speaks for users to other servers, and the authority to believe it by.
+    ///
+    /// # Errors
+    /// [`PkiError::Issue`].
+    pub fn front_proxy(&self) -> Result<(Identity, String), PkiError> {
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let identity = issue(&self.proxy.issuer, params, "front-proxy-client", &[])?;
+        Ok((identity, self.proxy.pem.clone()))
+    }
+
+    /// How the API server speaks to servers that answer for groups of their own.
+    ///
+    /// # Errors
+    /// [`PkiError::Issue`].
+    pub fn aggregation(&self) -> Result<minicluster_apiserver::aggregation::Settings, PkiError> {
+        let (identity, ca) = self.front_proxy()?;
+        Ok(minicluster_apiserver::aggregation::Settings {
+            client: Some(Arc::new(identity.chain())),
+            requestheader_ca_pem: Some(ca),
         })
     }
 
@@ -188,13 +199,63 @@ impl Pki {
     }
 }
 
-fn authority() -> CertificateParams {
+fn issue(
+    issuer: &Issuer<'static, KeyPair>,
+    mut params: CertificateParams,
+    name: &str,
+    groups: &[&str],
+) -> Result<Identity, PkiError> {
+    params.distinguished_name.remove(DnType::CommonName);
+    for group in groups {
+        params.distinguished_name.push(DnType::OrganizationName, *group);
+    }
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate()?;
+    let cert = params.signed_by(&key, issuer)?;
+    let key_der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    Ok(Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem(), cert_der: cert.der().clone(), key_der })
+}
+
+impl Authority {
+    fn new() -> Result<Self, PkiError> {
+        let key = KeyPair::generate()?;
+        let params = authority(PROXY_AUTHORITY_NAME);
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { pem, issuer: Issuer::new(authority(PROXY_AUTHORITY_NAME), key) })
+    }
+
+    fn files(dir: &Path) -> (PathBuf, PathBuf) {
+        (dir.join("front-proxy-ca.crt"), dir.join("front-proxy-ca.key"))
+    }
+
+    fn keep(&self, dir: &Path) -> Result<(), PkiError> {
+        let (certificate, key) = Self::files(dir);
+        write_private(&key, &self.issuer.key().serialize_pem())?;
+        write_private(&certificate, &self.pem)
+    }
+
+    /// The one kept in a directory; older directories have none.
+    fn open(dir: &Path) -> Result<Self, PkiError> {
+        let (certificate, key) = Self::files(dir);
+        if !certificate.exists() {
+            let fresh = Self::new()?;
+            fresh.keep(dir)?;
+            return Ok(fresh);
+        }
+        let pair = KeyPair::from_pem(&read(&key)?).map_err(|e| damaged(&key, &e))?;
+        Ok(Self { pem: read(&certificate)?, issuer: Issuer::new(authority(PROXY_AUTHORITY_NAME), pair) })
+    }
+}
+
+fn authority(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     params.distinguished_name.remove(DnType::CommonName);
-    params.distinguished_name.push(DnType::CommonName, AUTHORITY_NAME);
+    params.distinguished_name.push(DnType::CommonName, name);
     params
 }
 

@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
+use minicluster_apiserver::health::Probe;
 use minicluster_store::{EngineError, Store, Vault};
 use tokio::task::JoinSet;
 use windlass::CancellationToken;
@@ -10,6 +11,9 @@ use crate::{
     cluster::ClusterError,
     options::{StoreKind, UpOptions},
 };
+
+/// Health checks that come with a store.
+type Checks = Vec<(&'static str, Probe)>;
 
 /// What every sealed value begins with.
 const SEALED: &[u8] = b"k8s:enc:";
@@ -22,17 +26,20 @@ pub(crate) async fn open(
     options: &UpOptions,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<Store, ClusterError> {
+) -> Result<(Store, Checks), ClusterError> {
     if options.store == StoreKind::Memory {
-        return Ok(Store::memory());
+        return Ok((Store::memory(), Vec::new()));
     }
     let dir = options.data_dir.join("store");
-    let Some(file) = &options.apiserver.encryption_provider_config else { return plain(&dir) };
+    let Some(file) = &options.apiserver.encryption_provider_config else {
+        return Ok((plain(&dir)?, Vec::new()));
+    };
     let reloads = options.apiserver.encryption_provider_config_automatic_reload;
-    let vault = vault(file, reloads, stop, tasks).await?;
+    let (vault, checks) = vault(file, reloads, stop, tasks).await?;
     // Opening asks KMS plugins, and waits for them.
     let opened = tokio::task::spawn_blocking(move || Store::open_sealed(&dir, vault)).await;
-    Ok(opened.unwrap_or_else(|error| Err(EngineError::Other(error.to_string())))?)
+    let store = opened.unwrap_or_else(|error| Err(EngineError::Other(error.to_string())))?;
+    Ok((store, checks))
 }
 
 /// A store that nobody seals, and nobody ever sealed.
@@ -53,14 +60,16 @@ async fn vault(
     reloads: bool,
     stop: &CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<Arc<dyn Vault>, ClusterError> {
+) -> Result<(Arc<dyn Vault>, Checks), ClusterError> {
     let resource_of = Box::new(minicluster_apiserver::kinds::table().resource_of_keys());
     let encryption = minicluster_encryption::Encryption::open(file, reloads, resource_of).await?;
     let (following, stopping) = (Arc::clone(&encryption), stop.clone());
     tasks.spawn(async move {
         tokio::select! { biased; () = stopping.cancelled() => {}, () = following.follow() => {} }
     });
-    Ok(encryption)
+    let probed = Arc::clone(&encryption);
+    let probe: Probe = Arc::new(move || probed.health());
+    Ok((encryption, vec![("kms-providers", probe)]))
 }
 
 #[cfg(not(feature = "node"))]
@@ -69,6 +78,6 @@ async fn vault(
     _: bool,
     _: &CancellationToken,
     _: &mut JoinSet<()>,
-) -> Result<Arc<dyn Vault>, ClusterError> {
+) -> Result<(Arc<dyn Vault>, Checks), ClusterError> {
     Err(ClusterError::Options(format!("{}: encryption was left out of this build", file.display())))
 }

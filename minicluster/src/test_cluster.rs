@@ -133,6 +133,10 @@ impl Builder {
             admission: self.admission.clone(),
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
+            flow: minicluster_apiserver::flow::Settings::default(),
+            serving: minicluster_apiserver::serving::Settings::default(),
+            health: minicluster_apiserver::health::Settings::default(),
+            aggregation: pki.aggregation().expect("certificates can be made"),
         };
         let api = ApiServer::new(store.clone(), config).expect("the key was just made");
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");

@@ -1,6 +1,12 @@
 //! The server's shared state: the store, the table of kinds and what the stages of the pipeline remember.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use minicluster_store::{LeaseId, Store};
@@ -9,17 +15,20 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
+    aggregation::{self, Aggregation},
     audit::{self, Audit},
     authz::Rbac,
     crds::{Definitions, ending},
     discovery::Discovery,
     encodings::Encodings,
-    kinds,
+    flow::{self, FlowControl},
+    health, kinds,
     metrics::Metrics,
     nodes::NodeClient,
     openapi::Documents,
     registry::{Registry, Resource},
     services::Services,
+    serving,
     status::ApiResult,
     token::Tokens,
 };
@@ -52,6 +61,14 @@ pub struct Config {
     pub seed: u64,
     /// What is told of requests, and to whom.
     pub audit: audit::Settings,
+    /// How many requests are served at once, and whose first.
+    pub flow: flow::Settings,
+    /// How long requests may take, and how the server goes down.
+    pub serving: serving::Settings,
+    /// Health checks besides the server's own.
+    pub health: health::Settings,
+    /// How other servers of the cluster are spoken to.
+    pub aggregation: aggregation::Settings,
 }
 
 /// One API server.
@@ -90,13 +107,19 @@ pub struct Api {
     pub webhooks: Webhooks,
     /// Encodings of recent states.
     pub encodings: Encodings,
+    /// The servers that answer for groups and versions of their own.
+    pub aggregation: Aggregation,
     /// Tells of requests; `None` when nobody wants to know.
     pub audit: Option<Arc<Audit>>,
+    /// Decides who is served.
+    pub flow: FlowControl,
     /// Counters.
     pub metrics: Metrics,
     /// The way to the kubelets.
     pub nodes: NodeClient,
     drain: watch::Sender<bool>,
+    bootstrapped: AtomicBool,
+    stopping: AtomicBool,
     random: Mutex<fastrand::Rng>,
     event_lease: tokio::sync::Mutex<Option<(LeaseId, Instant)>>,
 }
@@ -120,7 +143,9 @@ impl Api {
     pub fn new(store: Store, config: Config) -> Result<Arc<Self>, SetupError> {
         let (drain, draining) = watch::channel(false);
         let random = Mutex::new(fastrand::Rng::with_seed(config.seed));
+        let metrics = Metrics::default();
         let api = Self {
+            flow: FlowControl::new(&store, &config.flow, &metrics.flow),
             registry: Registry::new(kinds::table()),
             services: Services::new(&store, config.service_cidr, config.node_ports),
             rbac: Rbac::new(&store),
@@ -134,22 +159,45 @@ impl Api {
             quotas: Quotas::default(),
             policies: Policies::new(&store),
             webhooks: Webhooks::new(&store),
+            aggregation: Aggregation::new(&store, &config.aggregation),
             audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,
             encodings: Encodings::default(),
-            metrics: Metrics::default(),
+            metrics,
             nodes: NodeClient::new(config.kubelet_tls.clone()),
             store,
             config,
             draining,
             drain,
+            bootstrapped: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             random,
             event_lease: tokio::sync::Mutex::default(),
         };
         Ok(Arc::new(api))
     }
 
+    /// Turns `/readyz` red; everything else goes on.
+    pub fn stop_being_ready(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// True once the server is about to go down.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// What every cluster has is there.
+    pub(crate) fn set_bootstrapped(&self) {
+        self.bootstrapped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_bootstrapped(&self) -> bool {
+        self.bootstrapped.load(Ordering::Relaxed)
+    }
+
     /// Ends all watches and turns `/readyz` red.
     pub fn drain(&self) {
+        self.stop_being_ready();
         self.drain.send_replace(true);
     }
 
@@ -161,7 +209,18 @@ impl Api {
                 audit.run(self).await;
             }
         };
-        tokio::join!(self.store.maintain(), ending::run(self), audit);
+        tokio::join!(
+            self.store.maintain(),
+            ending::run(self),
+            aggregation::run(self),
+            flow::run(self),
+            audit
+        );
+    }
+
+    /// True in this part of all cases.
+    pub(crate) fn happens(&self, chance: f64) -> bool {
+        self.random.lock().f64() < chance
     }
 
     /// A number below `bound` from the seeded source.

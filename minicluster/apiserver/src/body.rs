@@ -81,6 +81,51 @@ pub fn failure(error: &ApiError) -> Response<Body> {
     response
 }
 
+/// A body that keeps something alive for as long as it is not sent, and tells how large it was.
+pub(crate) struct Held<T: Sent> {
+    inner: Body,
+    held: T,
+    bytes: usize,
+}
+
+/// What is told of a body that was sent.
+pub(crate) trait Sent: Unpin {
+    /// It had so many bytes.
+    fn sent(&self, bytes: usize);
+}
+
+impl<T: Sent> Held<T> {
+    pub(crate) fn new(inner: Body, held: T) -> Self {
+        Self { inner, held, bytes: 0 }
+    }
+}
+
+impl<T: Sent> http_body::Body for Held<T> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.bytes += frame.data_ref().map_or(0, Bytes::len),
+            Poll::Ready(None) => self.held.sent(self.bytes),
+            _ => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// Reads a whole request body, up to [`BODY_BYTES_MAX`].
 ///
 /// # Errors

@@ -12,10 +12,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::{
+    aggregation,
     api::Api,
     authn::Identity,
     context::Context,
-    object,
+    flow, object,
     request::{Query, RequestInfo},
     status::ApiResult,
     strategy::Part,
@@ -59,15 +60,30 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
         "spec": { "cidrs": [api.config.service_cidr.to_string()] },
     });
     ensure(api, "networking.k8s.io", "v1", "servicecidrs", cidr).await?;
-    let authentication = json!({
+    let mut authentication = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
         "data": { "client-ca-file": api.config.ca_pem },
     });
-    ensure(api, "", "v1", "configmaps", authentication).await?;
+    if let Some(ca) = &api.config.aggregation.requestheader_ca_pem {
+        for (key, value) in [
+            ("client-ca-file", ca.as_str()),
+            ("allowed-names", "[\"front-proxy-client\"]"),
+            ("extra-headers-prefix", "[\"X-Remote-Extra-\"]"),
+            ("group-headers", "[\"X-Remote-Group\"]"),
+            ("uid-headers", "[\"X-Remote-Uid\"]"),
+            ("username-headers", "[\"X-Remote-User\"]"),
+        ] {
+            authentication["data"][format!("requestheader-{key}")] = value.into();
+        }
+    }
+    replace(api, "", "v1", "configmaps", authentication).await?;
+    aggregation::register::builtin(api).await?;
+    flow::bootstrap(api).await?;
     if let Some((address, port)) = advertise {
         kubernetes_service(api, address, port).await?;
     }
+    api.set_bootstrapped();
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Discovery: which groups, versions and resources are served, in the old form and the aggregated one.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
@@ -8,8 +8,10 @@ use ring::digest;
 use serde_json::{Value, json};
 
 use crate::{
+    aggregation::Learned,
     api::Api,
     body::{self, Body},
+    object,
     read::line,
     registry::{Resource, Table},
     status::{ApiError, ApiResult},
@@ -20,7 +22,15 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// The aggregated documents, kept until the table of kinds changes.
 #[derive(Default)]
 pub struct Discovery {
-    cached: Mutex<Option<(Arc<Table>, [Arc<Document>; 2])>>,
+    cached: Mutex<Option<Cached>>,
+}
+
+/// What two documents were made of, and the two.
+struct Cached {
+    table: Arc<Table>,
+    learned: Arc<BTreeMap<(String, String), Arc<Learned>>>,
+    core: Arc<Document>,
+    named: Arc<Document>,
 }
 
 struct Document {
@@ -54,11 +64,11 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Re
         }))),
         ["apis"] => Ok(json_ok(&json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": named_groups(&table).map(|(g, v)| group(g, v)).collect::<Vec<_>>(),
+            "groups": named_groups(api, &table).map(|(g, v)| group(&g, &v)).collect::<Vec<_>>(),
         }))),
-        ["apis", name] => Ok(match named_groups(&table).find(|(g, _)| g == name) {
+        ["apis", name] => Ok(match named_groups(api, &table).find(|(g, _)| g == name) {
             Some((g, v)) => {
-                let mut group = group(g, v);
+                let mut group = group(&g, &v);
                 group["kind"] = "APIGroup".into();
                 group["apiVersion"] = "v1".into();
                 json_ok(&group)
@@ -75,16 +85,12 @@ fn json_ok(value: &Value) -> Response<Body> {
     body::json(StatusCode::OK, line(value))
 }
 
-fn named_groups(table: &Table) -> impl Iterator<Item = (&str, Vec<&str>)> {
-    table
-        .groups()
-        .iter()
-        .filter(|(g, _)| !g.is_empty())
-        .map(|(g, v)| (g.as_ref(), v.iter().map(AsRef::as_ref).collect()))
+fn named_groups(api: &Api, table: &Table) -> impl Iterator<Item = (String, Vec<String>)> {
+    api.aggregation.groups(&api.registry, table).into_iter().filter(|(group, _)| !group.is_empty())
 }
 
-fn group(name: &str, versions: Vec<&str>) -> Value {
-    let entry = |v: &&str| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
+fn group(name: &str, versions: &[String]) -> Value {
+    let entry = |v: &String| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
     json!({
         "name": name,
         "versions": versions.iter().map(entry).collect::<Vec<_>>(),
@@ -150,12 +156,16 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 
 fn aggregated(api: &Api, table: &Arc<Table>, core: bool, headers: &HeaderMap) -> Response<Body> {
     let mut cached = api.discovery.cached.lock();
-    if !cached.as_ref().is_some_and(|(t, _)| Arc::ptr_eq(t, table)) {
-        let documents = [true, false].map(|core| Document::new(&aggregated_list(table, core)));
-        *cached = Some((Arc::clone(table), documents));
+    let learned = api.aggregation.learned();
+    let fits = |kept: &&Cached| Arc::ptr_eq(&kept.table, table) && Arc::ptr_eq(&kept.learned, &learned);
+    if cached.as_ref().filter(fits).is_none() {
+        let groups = api.aggregation.groups(&api.registry, table);
+        let [core, named] =
+            [true, false].map(|core| Document::new(&aggregated_list(table, &groups, &learned, core)));
+        *cached = Some(Cached { table: Arc::clone(table), learned, core, named });
     }
-    let (_, [core_document, named_document]) = cached.as_ref().expect("just made");
-    let document = if core { core_document } else { named_document };
+    let kept = cached.as_ref().expect("just made");
+    let document = if core { &kept.core } else { &kept.named };
     let mut response = if headers.get(header::IF_NONE_MATCH) == Some(&document.etag) {
         let mut unchanged = Response::new(body::empty());
         *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
@@ -170,28 +180,71 @@ fn aggregated(api: &Api, table: &Arc<Table>, core: bool, headers: &HeaderMap) ->
     response
 }
 
-fn aggregated_list(table: &Table, core: bool) -> Value {
-    let items: Vec<Value> = table
-        .groups()
+fn aggregated_list(
+    table: &Table,
+    groups: &[(String, Vec<String>)],
+    learned: &BTreeMap<(String, String), Arc<Learned>>,
+    core: bool,
+) -> Value {
+    let items: Vec<Value> = groups
         .iter()
         .filter(|(g, _)| g.is_empty() == core)
         .map(|(g, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|v| {
-                    let resources: Vec<Value> =
-                        table.of_version(g, v).map(|r| aggregated_resource(r)).collect();
+                    let resources: Vec<Value> = match learned.get(&(g.clone(), v.clone())) {
+                        Some(learned) => foreign_resources(g, v, &learned.resources),
+                        None => table.of_version(g, v).map(|r| aggregated_resource(r)).collect(),
+                    };
                     json!({ "version": v, "freshness": "Current", "resources": resources })
                 })
                 .collect();
             let mut metadata = json!({ "creationTimestamp": null });
             if !g.is_empty() {
-                metadata["name"] = g.as_ref().into();
+                metadata["name"] = g.as_str().into();
             }
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })
+}
+
+/// Another server's `APIResourceList` as entries of the aggregated document.
+fn foreign_resources(group: &str, version: &str, list: &Value) -> Vec<Value> {
+    let all = object::list(list, &["resources"]);
+    let kind = |entry: &Value| {
+        let or = |key: &str, other: &str| match object::text(entry, &[key]) {
+            "" => other.to_owned(),
+            text => text.to_owned(),
+        };
+        json!({ "group": or("group", group), "version": or("version", version), "kind": entry["kind"] })
+    };
+    let mains = all.iter().filter(|entry| !object::text(entry, &["name"]).contains('/'));
+    mains
+        .map(|main| {
+            let name = object::text(main, &["name"]);
+            let scope = if main["namespaced"] == true { "Namespaced" } else { "Cluster" };
+            let mut entry = json!({
+                "resource": name, "responseKind": kind(main), "scope": scope,
+                "singularResource": main["singularName"], "verbs": main["verbs"],
+            });
+            for key in ["shortNames", "categories"] {
+                if let Some(value) = object::at(main, &[key]) {
+                    entry[key] = value.clone();
+                }
+            }
+            let subs: Vec<Value> = all
+                .iter()
+                .filter_map(|sub| Some((sub, object::text(sub, &["name"]).strip_prefix(name)?.strip_prefix('/')?)))
+                .map(|(sub, name)| json!({ "subresource": name, "responseKind": kind(sub), "verbs": sub["verbs"] }))
+                .collect();
+            if !subs.is_empty() {
+                entry["subresources"] = subs.into();
+            }
+            entry
+        })
+        .collect()
 }
 
 fn aggregated_resource(resource: &Resource) -> Value {

@@ -8,8 +8,8 @@ use crate::{
     events,
     registry::{Convert, METADATA, Resource, Subresource, Table, Text, Verbs},
     strategy::{
-        Plain, Strategy, access, apps, autoscaler, batch, core as plain, definition, event, listed,
-        namespace, node, pod, quota, service,
+        Plain, Strategy, access, api_service, apps, autoscaler, batch, core as plain, definition, event,
+        listed, namespace, node, pod, quota, service,
     },
 };
 
@@ -357,7 +357,7 @@ fn extension() -> Vec<Row> {
             .cluster()
             .stored_at("apiregistration.k8s.io/apiservices")
             .status()
-            .by(listed::API_SERVICE),
+            .by(api_service::ApiService),
     ]
 }
 

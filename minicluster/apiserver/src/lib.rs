@@ -9,6 +9,7 @@
 //! What it never does: run a controller, hold a client, or let anything but itself open the store.
 
 pub mod admission;
+pub mod aggregation;
 pub mod api;
 pub mod audit;
 pub mod authn;
@@ -24,6 +25,8 @@ pub mod delete;
 pub mod discovery;
 pub mod encodings;
 mod events;
+pub mod flow;
+pub mod health;
 pub mod kinds;
 pub mod metrics;
 pub mod negotiate;
@@ -39,6 +42,7 @@ pub mod request;
 pub mod reviews;
 pub mod server;
 pub mod services;
+pub mod serving;
 pub mod status;
 pub mod strategy;
 pub mod subresource;

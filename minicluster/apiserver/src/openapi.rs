@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use windlass_crd::openapi::{self, Row};
 
 use crate::{
+    aggregation::Learned,
     api::Api,
     body::{self, Body},
     read::line,
@@ -19,6 +20,7 @@ use crate::{
 #[derive(Default)]
 pub struct Documents {
     table: Option<Arc<Table>>,
+    learned: Option<Arc<BTreeMap<(String, String), Arc<Learned>>>>,
     by_name: BTreeMap<String, Arc<Document>>,
 }
 
@@ -45,8 +47,12 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Re
     let name = path.strip_prefix("/openapi/")?.trim_end_matches('/');
     let table = api.registry.table();
     let mut documents = api.documents.lock();
-    if !documents.table.as_ref().is_some_and(|t| Arc::ptr_eq(t, &table)) {
-        *documents = Documents { table: Some(Arc::clone(&table)), by_name: BTreeMap::new() };
+    let learned = api.aggregation.learned();
+    let fits = documents.table.as_ref().is_some_and(|t| Arc::ptr_eq(t, &table))
+        && documents.learned.as_ref().is_some_and(|l| Arc::ptr_eq(l, &learned));
+    if !fits {
+        *documents =
+            Documents { table: Some(Arc::clone(&table)), learned: Some(learned), by_name: BTreeMap::new() };
     }
     let found = match documents.by_name.get(name) {
         Some(document) => Some(Arc::clone(document)),
@@ -76,7 +82,11 @@ fn build(table: &Table, name: &str, api: &Api) -> Option<Document> {
     match name {
         "v2" => {
             let rows: Vec<Row> = table.all().map(|r| row(r)).collect();
-            Some(Document::new(&openapi::v2(&rows, &api.config.git_version)))
+            let mut document = openapi::v2(&rows, &api.config.git_version);
+            for learned in api.aggregation.learned().values() {
+                merge(&mut document, &learned.v2);
+            }
+            Some(Document::new(&document))
         }
         "v3" => Some(Document::new(&index(table, api))),
         other => {
@@ -119,7 +129,24 @@ fn index(table: &Table, api: &Api) -> Value {
             );
         }
     }
+    for ((group, version), learned) in &*api.aggregation.learned() {
+        let path = format!("apis/{group}/{version}");
+        let hash = &learned.v3_hash;
+        paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }));
+    }
     json!({ "paths": paths })
+}
+
+/// Adds the paths and definitions of another server that are not there yet.
+fn merge(document: &mut Value, other: &Value) {
+    for part in ["paths", "definitions"] {
+        let Some(more) = other.get(part).and_then(Value::as_object) else { continue };
+        for (name, value) in more {
+            if document[part].get(name).is_none() {
+                document[part][name] = value.clone();
+            }
+        }
+    }
 }
 
 fn row(resource: &Resource) -> Row {

@@ -13,7 +13,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,34 +21,30 @@ use futures::{
     future::{BoxFuture, ready},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, timeout};
+use tracing::Instrument;
 
 use crate::{
+    aggregation::proxy::{self, Foreign},
     api::Api,
     audit,
     authn::{self, Identity},
     authz::Attributes,
-    body::{self, Body, BodyError},
+    body::{self, Body, BodyError, Sent},
     context::Context,
-    delete, discovery,
-    metrics::{DurationLabels, RequestLabels},
+    delete, discovery, health,
+    metrics::Labels,
     read,
     represent::Representation,
     request::{Query, RequestInfo},
-    reviews,
+    reviews, serving,
     status::{ApiError, ApiResult},
     strategy::Part,
     subresource, watch, write,
 };
-
-/// How long a request that is neither a watch nor a connection may take.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Requests answered at once, not counting watches and connections; more get 429.
-pub const IN_FLIGHT_MAX: i64 = 600;
 
 /// The longest path with query.
 const URI_BYTES_MAX: usize = 64 << 10;
@@ -82,71 +77,41 @@ async fn serve(
     query: Query,
     started: Instant,
 ) -> Response<Body> {
-    let label = info.clone();
-    let representation = Representation::asked(request.headers(), &query);
     let long_running = is_long_running(&info);
-    let Some(_slot) = Slot::take(&api, long_running) else {
-        return body::failure(&ApiError::too_many_requests("Too many requests, please try again later.", 1));
-    };
-    let answer = AssertUnwindSafe(route(Arc::clone(&api), request, info, query)).catch_unwind();
-    let answer = if long_running { Ok(answer.await) } else { timeout(REQUEST_TIMEOUT, answer).await };
+    let labels = Labels::of(&info, &query, request.headers(), long_running);
+    let running = api.metrics.requests.begin(&labels, &info);
+    let span = tracing::debug_span!("request", verb = info.verb, path = %info.path);
+    let representation = Representation::asked(request.headers(), &query);
+    let answer = route(Arc::clone(&api), request, info, query).instrument(span.clone());
+    let answer = AssertUnwindSafe(answer).catch_unwind();
+    let bound = api.config.serving.request_timeout;
+    let answer = if long_running { Ok(answer.await) } else { timeout(bound, answer).await };
     let response = match answer {
         Ok(Ok(Ok(response))) => response,
         Ok(Ok(Err(error))) => body::failure(&error),
         Ok(Err(_)) => {
-            tracing::error!(verb = label.verb, path = %label.path, "a handler panicked");
+            span.in_scope(|| tracing::error!("a handler panicked"));
             audit::panicked();
             body::failure(&ApiError::internal("the server has a defect in the handling of this request"))
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
     };
-    let response = if long_running { response } else { representation.of(response).await };
-    count(&api, label, response.status(), started, long_running);
-    response
+    let foreign = response.extensions().get::<Foreign>().is_some();
+    let response = if long_running || foreign { response } else { representation.of(response).await };
+    api.metrics.requests.end(labels, response.status(), started.elapsed());
+    match response.body().size_hint().exact() {
+        Some(bytes) => {
+            running.sent(usize::try_from(bytes).unwrap_or(usize::MAX));
+            response
+        }
+        // A stream: it is under way for as long as its body is.
+        None => response.map(|inner| body::Held::new(inner, running).boxed_unsync()),
+    }
 }
 
 fn is_long_running(info: &RequestInfo) -> bool {
     info.verb == "watch"
         || matches!(info.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
-}
-
-/// A place among the requests being answered.
-struct Slot(Gauge);
-
-impl Slot {
-    fn take(api: &Api, long_running: bool) -> Option<Self> {
-        let (gauge, max) = if long_running {
-            (&api.metrics.watches, i64::MAX)
-        } else {
-            (&api.metrics.in_flight, IN_FLIGHT_MAX)
-        };
-        let before = gauge.inc();
-        let slot = Self(gauge.clone());
-        (before < max).then_some(slot)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-fn count(api: &Api, info: RequestInfo, code: StatusCode, started: Instant, long_running: bool) {
-    let verb = info.verb.to_uppercase();
-    if !long_running {
-        let labels = DurationLabels { verb: verb.clone(), resource: info.resource.clone() };
-        api.metrics.durations.get_or_create(&labels).observe(started.elapsed().as_secs_f64());
-    }
-    let labels = RequestLabels {
-        verb,
-        group: info.group,
-        version: info.version,
-        resource: info.resource,
-        subresource: info.subresource,
-        code: code.as_u16(),
-    };
-    api.metrics.requests.get_or_create(&labels).inc();
 }
 
 async fn route(
@@ -155,7 +120,7 @@ async fn route(
     info: RequestInfo,
     query: Query,
 ) -> ApiResult<Response<Body>> {
-    let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
+    let asked = Instant::now();
     let user = match authn::authenticate(&api, request.headers(), request.extensions()) {
         Ok(user) => user,
         Err(error) => {
@@ -163,30 +128,65 @@ async fn route(
             return Err(error);
         }
     };
+    api.metrics.requests.authenticated(asked.elapsed());
     audit::authenticated(Some(&user))?;
     let own = user.name.clone();
     let user = authn::impersonate(&api, user, request.headers())?;
     if request.headers().contains_key("impersonate-user") && user.name != own {
         audit::impersonated(&user);
     }
+    // Connections are never kept waiting; a watch holds its seats until it has begun.
+    if is_long_running(&info) && info.verb != "watch" {
+        return admitted(api, request, info, query, user).await;
+    }
+    let asked = Instant::now();
+    let permit = api.flow.enter(&user, &info, &query, api.config.serving.request_timeout).await?;
+    api.metrics.requests.admitted(asked.elapsed());
+    let answer = admitted(api, request, info, query, user).await;
+    let mut response = answer.unwrap_or_else(|error| body::failure(&error));
+    permit.mark(&mut response);
+    Ok(response)
+}
+
+/// The rest of the way, once it is the request's turn.
+async fn admitted(
+    api: Arc<Api>,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+    user: Identity,
+) -> ApiResult<Response<Body>> {
+    let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
     if !is_public {
         if user.is_in(authn::UNAUTHENTICATED) && info.path != "/version" {
             return Err(ApiError::unauthorized());
         }
-        if let Err(error) = api.rbac.require(&user, &Attributes::of(&info)) {
+        let asked = Instant::now();
+        let decision = api.rbac.require(&user, &Attributes::of(&info));
+        api.metrics.requests.authorized(asked.elapsed());
+        if let Err(error) = decision {
             audit::decided("forbid", "");
             return Err(error);
         }
         audit::decided("allow", "");
     }
     if !info.is_resource {
+        if let Some(target) = api.aggregation.target(&api.registry, &info) {
+            return proxy::forward(&api, &target, &user, request).await;
+        }
+        if info.path.starts_with("/debug/flags") {
+            return serving::flags(&api, request).await;
+        }
         return paths(&api, &request, &info, &query);
     }
     api.definitions.refresh(&api.registry);
-    let resource = api
-        .registry
-        .get(&info.group, &info.version, &info.resource)
-        .ok_or_else(ApiError::no_such_resource)?;
+    let resource = api.registry.get(&info.group, &info.version, &info.resource);
+    if resource.as_ref().is_none_or(|resource| resource.custom.is_some())
+        && let Some(target) = api.aggregation.target(&api.registry, &info)
+    {
+        return proxy::forward(&api, &target, &user, request).await;
+    }
+    let resource = resource.ok_or_else(ApiError::no_such_resource)?;
     let cx = Context {
         api,
         info,
@@ -272,10 +272,7 @@ fn paths(
         "/metrics" => Ok(body::text(StatusCode::OK, api.metrics.text())),
         "/openid/v1/jwks" => Ok(body::json(StatusCode::OK, read::line(&api.tokens.key_set()))),
         "/.well-known/openid-configuration" => Ok(body::json(StatusCode::OK, read::line(&openid(api)))),
-        path if path.starts_with("/healthz") => Ok(health(api, "healthz", path, query)),
-        path if path.starts_with("/livez") => Ok(health(api, "livez", path, query)),
-        path if path.starts_with("/readyz") => Ok(health(api, "readyz", path, query)),
-        _ => Err(ApiError::no_such_resource()),
+        path => health::answer(api, path, query).ok_or_else(ApiError::no_such_resource),
     }
 }
 
@@ -286,13 +283,11 @@ fn known_paths(api: &Api) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
-        "/healthz",
-        "/livez",
+        "/debug/flags",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",
-        "/readyz",
         "/version",
     ]
     .map(str::to_owned)
@@ -301,7 +296,12 @@ fn known_paths(api: &Api) -> Vec<String> {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
+    for (group, version) in api.aggregation.learned().keys() {
+        paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+    }
+    paths.extend(health::paths(api));
     paths.sort();
+    paths.dedup();
     paths
 }
 
@@ -323,48 +323,6 @@ fn openid(api: &Api) -> serde_json::Value {
         "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"), "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
     })
-}
-
-/// `/readyz` and its sisters: each check a line, `?verbose` shows them, `?exclude=` leaves some out.
-fn health(api: &Api, kind: &str, path: &str, query: &Query) -> Response<Body> {
-    let draining = *api.draining.borrow();
-    // A server whose disk is full still answers: it is not to be killed, but it is not ready.
-    let writes = kind == "livez" || api.store.failure().is_none();
-    let mut checks = vec![("ping", true), ("log", true), ("etcd", writes)];
-    if kind == "readyz" {
-        checks.push(("informer-sync", true));
-        checks.push(("shutdown", !draining));
-    }
-    if let Some(one) = path.trim_start_matches('/').split_once('/').map(|(_, c)| c) {
-        return match checks.iter().find(|(name, _)| *name == one) {
-            Some((_, true)) => body::text(StatusCode::OK, "ok"),
-            Some(_) => body::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("internal server error: {one} check failed\n"),
-            ),
-            None => body::text(StatusCode::NOT_FOUND, "404 page not found\n"),
-        };
-    }
-    let excluded: Vec<&str> = query.all("exclude").collect();
-    let mut lines = String::new();
-    let mut failed = false;
-    for (name, ok) in checks {
-        if excluded.contains(&name) {
-            lines.push_str(&format!("[+]{name} excluded: ok\n"));
-            continue;
-        }
-        failed |= !ok;
-        lines.push_str(&if ok {
-            format!("[+]{name} ok\n")
-        } else {
-            format!("[-]{name} failed: reason withheld\n")
-        });
-    }
-    match (failed, query.flag("verbose") || query.get("verbose").is_some()) {
-        (true, _) => body::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}{kind} check failed\n")),
-        (false, true) => body::text(StatusCode::OK, format!("{lines}{kind} check passed\n")),
-        (false, false) => body::text(StatusCode::OK, "ok"),
-    }
 }
 
 /// The server as a `tower` service for one identity: the front door without a socket.

@@ -190,6 +190,9 @@ impl Continue {
     }
 }
 
+/// How many objects are looked at to know how large those of a collection are.
+const SAMPLE: usize = 16;
+
 /// A page of a collection.
 struct Page {
     entries: Vec<Arc<Entry>>,
@@ -214,6 +217,8 @@ async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
     };
     let prefix = cx.resource.collection(&cx.info.namespace);
     let (revision, start, all) = range(cx, &prefix)?;
+    let bytes = all.iter().take(SAMPLE).map(|entry| entry.value.len()).sum::<usize>();
+    cx.api.flow.note_size(&cx.resource.plural, all.len(), bytes / all.len().clamp(1, SAMPLE) * all.len());
     if !selectors.everything {
         conversion::prepare(&cx.api, &cx.resource, all.iter()).await?;
     }

@@ -348,6 +348,11 @@ impl Registry {
         self.current.load().get(group, version, plural).cloned()
     }
 
+    /// True when this server has something in that group and version by itself.
+    pub fn is_builtin(&self, group: &str, version: &str) -> bool {
+        self.builtin.groups.iter().any(|(g, versions)| g == group && versions.iter().any(|v| v == version))
+    }
+
     /// The row of a built-in resource that is known to exist.
     ///
     /// # Panics

@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
 use rustls::{
     RootCertStore, ServerConfig,
@@ -22,8 +22,8 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::timeout,
+    sync::{Notify, Semaphore},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -100,13 +100,27 @@ pub async fn serve(
 ) -> io::Result<()> {
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = Arc::new(GracefulShutdown::new());
     tokio::pin!(shutdown);
+    // Once it is known that the end is near, requests are still taken for a while: load balancers look at `/readyz`.
+    let mut end: Option<Instant> = None;
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await.map_err(io::Error::other)?;
+        let ending = async {
+            match end {
+                Some(end) => sleep_until(end).await,
+                None => shutdown.as_mut().await,
+            }
+        };
         let accepted = tokio::select! {
             biased;
-            () = &mut shutdown => break,
+            () = ending => {
+                if end.is_none() {
+                    api.stop_being_ready();
+                    end = Some(Instant::now() + api.config.serving.shutdown_delay);
+                    continue;
+                }
+                break;
+            }
             accepted = listener.socket.accept() => accepted,
         };
         match accepted {
@@ -114,9 +128,9 @@ pub async fn serve(
                 tracing::debug!(%peer, "a connection from outside the cluster");
             }
             Ok((stream, peer)) => {
-                let (api, acceptor, watcher) = (Arc::clone(&api), acceptor.clone(), graceful.watcher());
+                let (api, acceptor) = (Arc::clone(&api), acceptor.clone());
                 tokio::spawn(async move {
-                    connection(api, acceptor, stream, peer, watcher).await;
+                    connection(api, acceptor, stream, peer).await;
                     drop(permit);
                 });
             }
@@ -127,20 +141,15 @@ pub async fn serve(
             }
         }
     }
+    drop(listener);
     api.drain();
-    if let Ok(graceful) = Arc::try_unwrap(graceful) {
-        let _ = timeout(grace, graceful.shutdown()).await;
-    }
+    // All are back when all connections have ended.
+    let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+    let _ = timeout(grace, connections.acquire_many(all)).await;
     Ok(())
 }
 
-async fn connection(
-    api: Arc<Api>,
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    peer: SocketAddr,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
+async fn connection(api: Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
     let _ = stream.set_nodelay(true);
     let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
@@ -149,8 +158,15 @@ async fn connection(
     };
     let certificate =
         tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| PeerCertificate::read(c));
+    let mut draining = api.draining.clone();
+    let goaway = Arc::new(Notify::new());
+    let asked = Arc::clone(&goaway);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (api, certificate) = (Arc::clone(&api), certificate.clone());
+        let chance = api.config.serving.goaway_chance;
+        if chance > 0.0 && request.version() == http::Version::HTTP_2 && api.happens(chance) {
+            asked.notify_one();
+        }
         async move {
             let mut request = request.map(|b| b.map_err(BodyError::new).boxed_unsync());
             if api.audit.is_some() {
@@ -172,8 +188,22 @@ async fn connection(
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(1 << 20)
         .keep_alive_interval(Some(Duration::from_secs(30)));
-    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
-    if let Err(error) = watcher.watch(serving.into_owned()).await {
-        tracing::debug!(%peer, %error, "a connection ended");
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tls), service).into_owned();
+    tokio::pin!(serving);
+    let mut leaving = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = serving.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "a connection ended");
+                }
+                return;
+            }
+            // Requests under way come to their end, new ones go elsewhere.
+            () = async { drop(draining.wait_for(|on| *on).await) }, if !leaving => leaving = true,
+            () = goaway.notified(), if !leaving => leaving = true,
+        }
+        serving.as_mut().graceful_shutdown();
     }
 }

@@ -5,6 +5,7 @@
 //! object at hand. A kind that needs nothing of its own uses [`Plain`].
 
 pub(crate) mod access;
+pub(crate) mod api_service;
 pub(crate) mod apps;
 pub(crate) mod autoscaler;
 pub(crate) mod batch;

@@ -19,6 +19,7 @@ use crate::{
     body::{self, Body, BodyError},
     context::Context,
     crds::conversion,
+    metrics::WatchMeters,
     negotiate::{Encoding, Form, View},
     read::{self, Selectors},
     registry::Resource,
@@ -27,9 +28,6 @@ use crate::{
 
 /// How often an idle watch tells how far it has come, when the client asked for bookmarks.
 pub const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The shortest life of a watch without a timeout of its own, in seconds; the longest is twice that.
-const TIMEOUT_MIN_SECONDS: u64 = 1800;
 
 /// Bytes of initial objects put into one chunk.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -46,6 +44,7 @@ struct Stream {
     deadline: Instant,
     /// The row of the table that was current when it was last looked at.
     known: Arc<Resource>,
+    meters: WatchMeters,
     sent_first: bool,
     ended: bool,
 }
@@ -64,7 +63,10 @@ pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
     let start = read::watch_start(&cx).await?;
     let seconds = match cx.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()) {
         Some(seconds) if seconds > 0 => seconds,
-        _ => TIMEOUT_MIN_SECONDS + cx.api.random(TIMEOUT_MIN_SECONDS),
+        _ => {
+            let min = cx.api.config.serving.min_request_timeout.as_secs().max(1);
+            min + cx.api.random(min)
+        }
     };
     let now = Instant::now();
     let Ok(watcher) = cx.api.store.watch(&start.prefix, start.after) else {
@@ -83,6 +85,7 @@ pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
         next_bookmark: now + BOOKMARK_INTERVAL,
         deadline: now + Duration::from_secs(seconds),
         known: Arc::clone(&cx.resource),
+        meters: cx.api.metrics.requests.watch(&cx.info),
         sent_first: false,
         ended: false,
         cx: Arc::new(cx),
@@ -243,12 +246,13 @@ impl Stream {
     }
 
     fn put(&mut self, out: &mut Vec<u8>, kind: &str, revision: Revision, entry: &Entry, bytes: Bytes) {
-        let view = self.form.view;
+        let (view, before) = (self.form.view, out.len());
         if self.form.encoding == Encoding::Protobuf {
             protobuf::watch_frame(out, kind, &read::watch_protobuf(&self.cx, view, revision, entry, bytes));
         } else {
             frame(out, kind, &read::watch_object(&self.cx, view, bytes, !self.sent_first));
         }
+        self.meters.sent(out.len() - before);
         self.sent_first = true;
     }
 

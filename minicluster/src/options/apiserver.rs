@@ -4,8 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
-use super::admission::AdmissionOptions;
-use super::audit::AuditOptions;
+use super::{admission::AdmissionOptions, audit::AuditOptions, duration::GoDuration};
 
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
@@ -20,6 +19,27 @@ pub struct ApiserverOptions {
     /// Load that file anew when it changes
     #[arg(long, requires = "encryption_provider_config")]
     pub encryption_provider_config_automatic_reload: bool,
+    /// Serve requests in the order of their priority levels, fairly
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub enable_priority_and_fairness: bool,
+    /// Requests at once that change nothing; with priority levels, both bounds together are shared out
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: u32,
+    /// Requests at once that change something
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
+    /// How long a request may take that is neither a watch nor a connection
+    #[arg(long, default_value = "1m")]
+    pub request_timeout: GoDuration,
+    /// Seconds after which a watch without a timeout of its own ends at the earliest
+    #[arg(long, default_value_t = 1800)]
+    pub min_request_timeout: u64,
+    /// How long requests are still taken after /readyz has begun to fail
+    #[arg(long, default_value = "0")]
+    pub shutdown_delay_duration: GoDuration,
+    /// The part of HTTP/2 requests after which a client is asked to connect anew, at most 0.02
+    #[arg(long, default_value_t = 0.0)]
+    pub goaway_chance: f64,
     /// What is told of requests
     #[command(flatten)]
     pub audit: AuditOptions,
@@ -27,6 +47,22 @@ pub struct ApiserverOptions {
     /// What admission is told
     #[command(flatten)]
     pub admission: AdmissionOptions,
+}
+
+impl ApiserverOptions {
+    /// What is wrong with the flags, in one sentence.
+    ///
+    /// # Errors
+    /// That sentence.
+    pub fn check(&self) -> Result<(), String> {
+        if !(0.0..=0.02).contains(&self.goaway_chance) {
+            return Err("--goaway-chance can not be less than 0 or greater than 0.02".to_owned());
+        }
+        if self.request_timeout.0.is_zero() {
+            return Err("--request-timeout can not be negative value".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// Ports, both ends included.
