@@ -190,9 +190,9 @@ impl Aggregation {
         for (group, versions) in own {
             let builtin = versions.iter().any(|version| registry.is_builtin(&group, version));
             if builtin {
-                first.push((group, versions))
+                first.push((group, versions));
             } else {
-                rest.push((CUSTOM_PRIORITY.0, group, versions))
+                rest.push((CUSTOM_PRIORITY.0, group, versions));
             }
         }
         for (group, version) in learned.keys() {
