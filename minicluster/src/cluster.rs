@@ -277,6 +277,9 @@ pub fn api(store: Store, pki: &Pki, options: &UpOptions, seed: u64) -> Result<Ar
         admission: options.apiserver.admission.settings().map_err(ClusterError::Options)?,
         seed,
         audit: options.apiserver.audit.settings(),
+        token_seconds_max: options.apiserver.identity.token_seconds_max(),
+        authorization: options.apiserver.identity.authorization(),
+        authentication: options.apiserver.identity.authentication(),
     };
     Ok(Api::new(store, config)?)
 }

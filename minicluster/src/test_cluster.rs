@@ -133,6 +133,9 @@ impl Builder {
             admission: self.admission.clone(),
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
+            token_seconds_max: 0,
+            authorization: Default::default(),
+            authentication: Default::default(),
         };
         let api = ApiServer::new(store.clone(), config).expect("the key was just made");
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");

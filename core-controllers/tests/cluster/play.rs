@@ -121,6 +121,9 @@ async fn server() -> std::sync::Arc<Server> {
         admission: Default::default(),
         audit: Default::default(),
         seed: 1,
+        token_seconds_max: 0,
+        authorization: Default::default(),
+        authentication: Default::default(),
     };
     let server = Server::new(Store::memory(), config).unwrap();
     bootstrap::run(&server, None).await.unwrap();

@@ -10,11 +10,12 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
     audit::{self, Audit},
-    authz::Rbac,
+    authn::{self, Authenticator},
+    authz::{self, Authorizer},
     crds::{Definitions, ending},
     discovery::Discovery,
     encodings::Encodings,
-    kinds,
+    files, kinds,
     metrics::Metrics,
     nodes::NodeClient,
     openapi::Documents,
@@ -52,6 +53,12 @@ pub struct Config {
     pub seed: u64,
     /// What is told of requests, and to whom.
     pub audit: audit::Settings,
+    /// The longest life of a service account token, in seconds; 0 for any that is asked for.
+    pub token_seconds_max: i64,
+    /// Who may do what.
+    pub authorization: authz::Settings,
+    /// Who is who.
+    pub authentication: authn::Settings,
 }
 
 /// One API server.
@@ -66,8 +73,10 @@ pub struct Api {
     pub draining: watch::Receiver<bool>,
     /// Cluster IPs and node ports.
     pub services: Services,
-    /// Roles and bindings.
-    pub rbac: Rbac,
+    /// Who is who.
+    pub authenticator: Authenticator,
+    /// Who may do what.
+    pub authorizer: Authorizer,
     /// Service account tokens.
     pub tokens: Tokens,
     /// Custom resource definitions.
@@ -110,6 +119,9 @@ pub enum SetupError {
     /// Audit cannot be set up.
     #[error("audit: {0}")]
     Audit(String),
+    /// A flag or a file that says who may do what, or who is who, is wrong.
+    #[error("{0}")]
+    Access(String),
 }
 
 impl Api {
@@ -123,7 +135,8 @@ impl Api {
         let api = Self {
             registry: Registry::new(kinds::table()),
             services: Services::new(&store, config.service_cidr, config.node_ports),
-            rbac: Rbac::new(&store),
+            authenticator: Authenticator::new(&config).map_err(SetupError::Access)?,
+            authorizer: Authorizer::new(&store, &config.authorization).map_err(SetupError::Access)?,
             tokens: Tokens::new(&config.token_key_pkcs8, &config.issuer)?,
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
@@ -161,7 +174,21 @@ impl Api {
                 audit.run(self).await;
             }
         };
-        tokio::join!(self.store.maintain(), ending::run(self), audit);
+        let files = self.watch_files();
+        tokio::join!(self.store.maintain(), ending::run(self), audit, authn::fill_secrets(self), files);
+    }
+
+    /// Reads configuration files again when they change. Without such files nothing is ever looked at.
+    async fn watch_files(&self) {
+        if !self.authorizer.has_file() && !self.authenticator.has_file() {
+            return;
+        }
+        let mut look = tokio::time::interval(files::LOOK_EVERY);
+        loop {
+            look.tick().await;
+            self.authorizer.reload();
+            self.authenticator.reload(&self.config.authentication);
+        }
     }
 
     /// A number below `bound` from the seeded source.

@@ -68,6 +68,29 @@ impl Expression {
     }
 }
 
+impl Expression {
+    /// Evaluates to texts: a list of them, one that is not empty, or none for null.
+    ///
+    /// # Errors
+    /// What went wrong, or that the result is something else.
+    pub(crate) fn texts(&self, scope: &Scope) -> Result<Vec<String>, String> {
+        let wrong = || "expression must return a string or a list of strings".to_owned();
+        let text = |value: &Cel| match value {
+            Cel::String(text) => Ok(text.to_string()),
+            _ => Err(wrong()),
+        };
+        match self.0.execute(&scope.0).map_err(|error| error.to_string())? {
+            Cel::Null => Ok(Vec::new()),
+            Cel::String(one) if one.is_empty() => Ok(Vec::new()),
+            Cel::List(items) => {
+                let texts: Result<Vec<String>, String> = items.iter().map(text).collect();
+                Ok(texts?.into_iter().filter(|text| !text.is_empty()).collect())
+            }
+            one => Ok(vec![text(&one)?]),
+        }
+    }
+}
+
 /// The variables that an expression sees.
 pub(crate) struct Scope(Context<'static>);
 

@@ -24,6 +24,8 @@ pub mod delete;
 pub mod discovery;
 pub mod encodings;
 mod events;
+mod expiring;
+pub mod files;
 pub mod kinds;
 pub mod metrics;
 pub mod negotiate;

@@ -54,9 +54,6 @@ pub const IN_FLIGHT_MAX: i64 = 600;
 /// The longest path with query.
 const URI_BYTES_MAX: usize = 64 << 10;
 
-/// Paths that anybody may read.
-const PUBLIC: [&str; 3] = ["/healthz", "/livez", "/readyz"];
-
 /// Answers a request.
 pub async fn handle(api: Arc<Api>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
@@ -155,8 +152,7 @@ async fn route(
     info: RequestInfo,
     query: Query,
 ) -> ApiResult<Response<Body>> {
-    let is_public = PUBLIC.iter().any(|p| info.path == *p || info.path.starts_with(&format!("{p}/")));
-    let user = match authn::authenticate(&api, request.headers(), request.extensions()) {
+    let user = match api.authenticator.request(&api, request.headers(), request.extensions(), &info).await {
         Ok(user) => user,
         Err(error) => {
             audit::authenticated(None)?;
@@ -164,21 +160,15 @@ async fn route(
         }
     };
     audit::authenticated(Some(&user))?;
-    let own = user.name.clone();
-    let user = authn::impersonate(&api, user, request.headers())?;
-    if request.headers().contains_key("impersonate-user") && user.name != own {
+    let impersonates = request.headers().contains_key("impersonate-user");
+    let user = authn::impersonate(&api, user, request.headers(), &info).await?;
+    if impersonates {
         audit::impersonated(&user);
     }
-    if !is_public {
-        if user.is_in(authn::UNAUTHENTICATED) && info.path != "/version" {
-            return Err(ApiError::unauthorized());
-        }
-        if let Err(error) = api.rbac.require(&user, &Attributes::of(&info)) {
-            audit::decided("forbid", "");
-            return Err(error);
-        }
-        audit::decided("allow", "");
-    }
+    let asked = Attributes::of(&info);
+    let verdict = api.authorizer.decide(&api, &user, &asked).await;
+    audit::decided(if verdict.is_allowed() { "allow" } else { "forbid" }, &verdict.reason);
+    verdict.into_result(&user, &asked)?;
     if !info.is_resource {
         return paths(&api, &request, &info, &query);
     }

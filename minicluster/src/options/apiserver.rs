@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::admission::AdmissionOptions;
 use super::audit::AuditOptions;
+use super::identity::IdentityOptions;
 
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +28,9 @@ pub struct ApiserverOptions {
     /// What admission is told
     #[command(flatten)]
     pub admission: AdmissionOptions,
+    /// Who is who, and who may do what
+    #[command(flatten)]
+    pub identity: IdentityOptions,
 }
 
 /// Ports, both ends included.
