@@ -3,7 +3,7 @@
 use windlass::ManagerBuilder;
 
 use crate::{
-    Options, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage, namespace,
+    Options, clusterrole_aggregation, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage, namespace,
     node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account, taint_eviction,
 };
 
@@ -29,6 +29,11 @@ pub const ALL: &[Entry] = &[
         name: "root-ca-certificate-publisher-controller",
         aliases: &["root-ca-cert-publisher", "root-ca"],
         register: root_ca::register,
+    },
+    Entry {
+        name: "clusterrole-aggregation-controller",
+        aliases: &["clusterrole-aggregation"],
+        register: clusterrole_aggregation::register,
     },
     Entry { name: "namespace-controller", aliases: &["namespace"], register: namespace::register },
     Entry { name: "deployment-controller", aliases: &["deployment"], register: deployment::register },
