@@ -29,8 +29,9 @@ use std::{
 
 use jiff::Timestamp;
 use kube::Client;
+pub use minicluster_apiserver::Identity;
 use minicluster_apiserver::{
-    Api as ApiServer, Config, Identity, InProcess, admission::Settings as AdmissionSettings, bootstrap,
+    Api as ApiServer, Config, InProcess, admission::Settings as AdmissionSettings, bootstrap,
 };
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 use minicluster_store::Store;
@@ -198,6 +199,16 @@ impl TestCluster {
     /// A client of a user in some groups.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> Client {
         Client::new(InProcess::new(&self.api, Identity::new(user, groups)), "default")
+    }
+
+    /// A client that nobody vouches for: who it is, the headers of its requests have to say.
+    pub fn client_of_stranger(&self) -> Client {
+        Client::new(InProcess::stranger(&self.api), "default")
+    }
+
+    /// A client of exactly this user: no group is added.
+    pub fn client_for(&self, identity: Identity) -> Client {
+        Client::new(InProcess::new(&self.api, identity), "default")
     }
 
     /// The seed that everything random was drawn from.

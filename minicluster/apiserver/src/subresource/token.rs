@@ -28,6 +28,8 @@ const YEAR_SECONDS: i64 = 365 * 24 * 3600;
 
 pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let (mut request, _) = decode::parse(&cx.headers, &body)?;
+    // Before anything is filled in: a node may ask for the audience that a pod leaves open, not for its name.
+    admission::ask(cx, &request).await?;
     own_names(cx, &request)?;
     let account = parent(cx).await?;
     let asked_uid = object::uid(&request);
@@ -44,7 +46,6 @@ pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body
     complete(cx, &mut request, &account);
     let asked = object::number(&request, &["spec", "expirationSeconds"]).unwrap_or(SECONDS_DEFAULT);
     check_seconds(asked)?;
-    admission::ask(cx, &request).await?;
     let bound = bind(cx, object::at(&request, &["spec", "boundObjectRef"]))?;
     let seconds = shortened(cx, asked);
     object::set(&mut request, &["spec", "expirationSeconds"], seconds);
