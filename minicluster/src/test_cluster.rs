@@ -31,7 +31,7 @@ use jiff::Timestamp;
 use kube::Client;
 pub use minicluster_apiserver::Identity;
 use minicluster_apiserver::{
-    Api as ApiServer, Config, InProcess, admission::Settings as AdmissionSettings, bootstrap,
+    Api as ApiServer, Config, InProcess, admission::Settings as AdmissionSettings, authn, authz, bootstrap,
 };
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 use minicluster_store::Store;
@@ -63,6 +63,8 @@ const WALL_START: Timestamp = Timestamp::constant(1_767_225_600, 0);
 /// What a test's cluster consists of.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    authentication: authn::Settings,
+    authorization: authz::Settings,
     controllers: Vec<String>,
     scheduler: bool,
     nodes: u32,
@@ -107,6 +109,20 @@ impl Builder {
         self
     }
 
+    /// Who is who.
+    #[must_use]
+    pub fn authentication(mut self, settings: authn::Settings) -> Self {
+        self.authentication = settings;
+        self
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn authorization(mut self, settings: authz::Settings) -> Self {
+        self.authorization = settings;
+        self
+    }
+
     /// Makes the components' requests fail and their watches break now and then.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -117,7 +133,7 @@ impl Builder {
     /// Starts the cluster.
     ///
     /// # Panics
-    /// When a controller's name is unknown: a test that is wrong should say so at once.
+    /// When a controller's name is unknown, or a setting is wrong: a test that is wrong should say so at once.
     pub async fn start(self) -> TestCluster {
         let clock = simulated_clock();
         let transcript = Transcript::default();
@@ -135,10 +151,10 @@ impl Builder {
             seed: self.seed,
             audit: minicluster_apiserver::audit::Settings::default(),
             token_seconds_max: 0,
-            authorization: Default::default(),
-            authentication: Default::default(),
+            authorization: self.authorization.clone(),
+            authentication: self.authentication.clone(),
         };
-        let api = ApiServer::new(store.clone(), config).expect("the key was just made");
+        let api = ApiServer::new(store.clone(), config).unwrap_or_else(|e| panic!("{e}"));
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");
         let mut cluster = TestCluster {
             api,
@@ -182,6 +198,8 @@ impl TestCluster {
     /// Chooses what the cluster consists of.
     pub fn builder() -> Builder {
         Builder {
+            authentication: authn::Settings::default(),
+            authorization: authz::Settings::default(),
             controllers: Vec::new(),
             scheduler: false,
             nodes: 0,

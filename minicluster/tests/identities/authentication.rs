@@ -2,7 +2,7 @@
 
 use super::world::Row;
 
-pub const TOKENS: &[Row] = &[
+pub(crate) const TOKENS: &[Row] = &[
     ("robot", "GET /api/v1/namespaces/dev/pods", 200, ""),
     ("robot", "GET /api/v1/namespaces/ops/pods", 403, "User \"system:serviceaccount:dev:robot\" cannot list"),
     (
@@ -130,7 +130,7 @@ pub const TOKENS: &[Row] = &[
     ),
 ];
 
-pub const IMPERSONATION: &[Row] = &[
+pub(crate) const IMPERSONATION: &[Row] = &[
     ("ivan-alice", "GET /api/v1/namespaces/dev/pods", 200, ""),
     ("ivan-alice", "GET /api/v1/namespaces/ops/pods", 403, "User \"alice\" cannot list"),
     (
@@ -280,7 +280,7 @@ pub const IMPERSONATION: &[Row] = &[
     ),
 ];
 
-pub const CERTIFICATES: &[Row] = &[
+pub(crate) const CERTIFICATES: &[Row] = &[
     (
         "jane",
         "POST /apis/certificates.k8s.io/v1/certificatesigningrequests?dryRun=All {\"metadata\":{\"name\":\"x\"},\"spec\":{\"request\":\"$csr-plain\",\"signerName\":\"kubernetes.io/kube-apiserver-client\",\"usages\":[\"client auth\"]}}",

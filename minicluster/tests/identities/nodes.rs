@@ -4,7 +4,7 @@ use super::world::Row;
 
 const NONE: &str = "no relationship found between node 'n1' and this object";
 
-pub const AUTHORIZER: &[Row] = &[
+pub(crate) const AUTHORIZER: &[Row] = &[
     ("n1", "GET /api/v1/nodes/n1", 200, ""),
     ("n1", "GET /api/v1/nodes?fieldSelector=metadata.name=n1", 200, ""),
     ("n1", "GET /api/v1/nodes?watch=1&fieldSelector=metadata.name=n1", 200, ""),
@@ -193,7 +193,7 @@ pub const AUTHORIZER: &[Row] = &[
     ("no-node", "GET /api/v1/namespaces/dev/secrets/s1", 403, "secrets \"s1\" is forbidden"),
 ];
 
-pub const ADMISSION: &[Row] = &[
+pub(crate) const ADMISSION: &[Row] = &[
     (
         "n1",
         "POST /api/v1/namespaces/dev/serviceaccounts/robot/token {\"spec\":{\"audiences\":[\"csi\"],\"boundObjectRef\":{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"name\":\"p1\",\"uid\":\"$p1-uid\"}}}",

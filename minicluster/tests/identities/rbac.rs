@@ -2,7 +2,7 @@
 
 use super::world::Row;
 
-pub const NAMESPACES: &[Row] = &[
+pub(crate) const NAMESPACES: &[Row] = &[
     // alice edits in dev.
     ("alice", "GET /api/v1/namespaces/dev/pods", 200, "\"p1\""),
     ("alice", "GET /api/v1/namespaces/dev/pods?watch=1", 200, ""),
@@ -199,7 +199,7 @@ pub const NAMESPACES: &[Row] = &[
     ("root", "DELETE /api/v1/namespaces/dev/pods/p2?dryRun=All", 200, ""),
 ];
 
-pub const CLUSTER: &[Row] = &[
+pub(crate) const CLUSTER: &[Row] = &[
     ("carol", "GET /api/v1/nodes", 200, "\"n1\""),
     ("carol", "GET /api/v1/nodes/n1", 200, ""),
     ("carol", "GET /api/v1/nodes?watch=1", 403, "cannot watch resource \"nodes\""),
@@ -258,7 +258,7 @@ pub const CLUSTER: &[Row] = &[
     ("root", "GET /apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin", 200, ""),
 ];
 
-pub const PATHS: &[Row] = &[
+pub(crate) const PATHS: &[Row] = &[
     ("jane", "GET /api", 200, ""),
     ("jane", "GET /api/v1", 200, ""),
     ("jane", "GET /apis", 200, ""),
@@ -303,7 +303,7 @@ pub const PATHS: &[Row] = &[
     ("root", "GET /none", 404, ""),
 ];
 
-pub const ESCALATION: &[Row] = &[
+pub(crate) const ESCALATION: &[Row] = &[
     // ruth has what admin has in dev, and can pass on as much.
     (
         "ruth",
@@ -514,7 +514,7 @@ pub const ESCALATION: &[Row] = &[
     ),
 ];
 
-pub const AGGREGATED: &[Row] = &[
+pub(crate) const AGGREGATED: &[Row] = &[
     ("bob", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "could not find the requested resource"),
     ("bob", "GET /apis/example.com/v1/namespaces/ops/gadgets", 403, "cannot list resource \"gadgets\""),
     (
@@ -558,7 +558,7 @@ pub const AGGREGATED: &[Row] = &[
     ("root", "GET /apis/rbac.authorization.k8s.io/v1/clusterroles/gatherer", 200, "\"deployments\""),
 ];
 
-pub const COMPONENTS: &[Row] = &[
+pub(crate) const COMPONENTS: &[Row] = &[
     ("scheduler", "GET /api/v1/pods", 200, ""),
     ("scheduler", "GET /api/v1/nodes?watch=1", 200, ""),
     ("scheduler", "GET /api/v1/secrets", 403, "User \"system:kube-scheduler\" cannot list"),

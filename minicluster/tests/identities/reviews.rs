@@ -2,7 +2,7 @@
 
 use super::world::Row;
 
-pub const REVIEWS: &[Row] = &[
+pub(crate) const REVIEWS: &[Row] = &[
     (
         "alice",
         "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"namespace\":\"dev\"}}}",

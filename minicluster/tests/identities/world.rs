@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 
 /// Identity, `METHOD path [body]`, status, a part of the message (or of the whole answer of a success).
-pub type Row = (&'static str, &'static str, u16, &'static str);
+pub(crate) type Row = (&'static str, &'static str, u16, &'static str);
 
 /// Somebody: through which door, with which headers.
 struct Somebody {
@@ -19,7 +19,7 @@ struct Somebody {
     headers: Vec<(String, String)>,
 }
 
-pub struct World {
+pub(crate) struct World {
     cluster: TestCluster,
     people: BTreeMap<&'static str, Somebody>,
     /// What stands for `$name` in rows.
@@ -29,7 +29,7 @@ pub struct World {
 const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 impl World {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let cluster =
             TestCluster::builder().controllers(&["clusterrole-aggregation-controller"]).start().await;
         let mut world = Self { cluster, people: BTreeMap::new(), words: BTreeMap::new() };
@@ -86,7 +86,7 @@ impl World {
     }
 
     /// Why a row does not hold.
-    pub async fn check(&self, row: &Row) -> Result<(), String> {
+    pub(crate) async fn check(&self, row: &Row) -> Result<(), String> {
         let (who, request, status, part) = *row;
         let request = self.fill(request);
         let mut words = request.splitn(3, ' ');
