@@ -3,6 +3,7 @@
 //!
 //! A property takes bytes, and panics when it does not hold.
 
+mod credentials;
 mod patch;
 mod quantity;
 mod request;
@@ -12,6 +13,7 @@ mod selector;
 use serde_json::Value;
 use windlass_crd::{decode, protobuf, schema as schemas};
 
+pub use credentials::credentials;
 pub use patch::{apply, json_patch, merge, strategic};
 pub use quantity::quantity;
 pub use request::request;
@@ -110,6 +112,20 @@ pub const TARGETS: &[Target] = &[
             br#"{"data":{"k":null},"metadata":{"finalizers":["a/b"]}}"#,
         ],
         runs: 5_000,
+    },
+    Target {
+        name: "credentials",
+        property: credentials,
+        seeds: &[
+            b"\0Basic YTpi",
+            b"\x01abcdef.0123456789abcdef",
+            b"\x01eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2t1YmVybmV0ZXMuZGVmYXVsdC5zdmMuY2x1c3Rlci5sb2NhbCJ9.AAAA",
+            b"\x02YWJj",
+            b"\x03system:serviceaccount:kube-system:default",
+            b"\x04example.com%2fscopes",
+            b"\x05masters",
+        ],
+        runs: 3_000,
     },
 ];
 

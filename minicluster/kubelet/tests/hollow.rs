@@ -36,6 +36,9 @@ async fn world(script: impl Fn(&str) -> Behaviour + Send + Sync + 'static) -> Wo
         kubelet_tls: None,
         admission: Default::default(),
         seed: 7,
+        token_seconds_max: 0,
+        authorization: Default::default(),
+        authentication: Default::default(),
     };
     let api = minicluster_apiserver::Api::new(Store::memory(), config).unwrap();
     bootstrap::run(&api, None).await.unwrap();

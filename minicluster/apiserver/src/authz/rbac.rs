@@ -131,14 +131,35 @@ impl Binding {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Subject {
     User(String),
     Group(String),
 }
 
-/// Bindings by namespace (empty for those of the whole cluster) and subject, each with the subject as reasons show it.
-type Index = HashMap<Subject, BTreeMap<String, (Arc<Binding>, String)>>;
+/// Bindings by name, each with the subject as reasons show it.
+type Bindings = BTreeMap<String, (Arc<Binding>, String)>;
+
+/// The bindings of one namespace, or those of the whole cluster, by subject.
+#[derive(Debug, Default)]
+struct Index {
+    users: HashMap<String, Bindings>,
+    groups: HashMap<String, Bindings>,
+}
+
+impl Index {
+    /// Where the bindings of a subject are, and the key there.
+    fn of(&mut self, subject: Subject) -> (&mut HashMap<String, Bindings>, String) {
+        match subject {
+            Subject::User(name) => (&mut self.users, name),
+            Subject::Group(name) => (&mut self.groups, name),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Policy {
@@ -179,10 +200,11 @@ impl Policy {
         let (namespace, name) = key;
         let Some(index) = self.bindings.get_mut(&namespace) else { return };
         for subject in subjects {
-            if let Some(bindings) = index.get_mut(&subject) {
+            let (all, key) = index.of(subject);
+            if let Some(bindings) = all.get_mut(&key) {
                 bindings.remove(&name);
                 if bindings.is_empty() {
-                    index.remove(&subject);
+                    all.remove(&key);
                 }
             }
         }
@@ -204,11 +226,8 @@ impl Policy {
         let mut indexed = Vec::new();
         for subject in object::list(obj, &["subjects"]) {
             let Some((subject, shown)) = subject_of(subject, &namespace) else { continue };
-            index
-                .entry(subject.clone())
-                .or_default()
-                .entry(name.clone())
-                .or_insert((Arc::clone(&binding), shown));
+            let (all, key) = index.of(subject.clone());
+            all.entry(key).or_default().entry(name.clone()).or_insert((Arc::clone(&binding), shown));
             indexed.push(subject);
         }
         self.indexed.insert(key, indexed);
@@ -221,18 +240,12 @@ impl Policy {
         namespace: &'p str,
     ) -> impl Iterator<Item = (&'p Binding, &'p str)> {
         let local = Some(namespace).filter(|n| !n.is_empty());
-        let subjects = std::iter::once(Subject::User(user.name.clone()))
-            .chain(user.groups.iter().cloned().map(Subject::Group))
-            .collect::<Vec<_>>();
-        [Some(""), local].into_iter().flatten().filter_map(|ns| self.bindings.get(ns)).flat_map(
-            move |index| {
-                let found: Vec<_> = subjects.iter().filter_map(|subject| index.get(subject)).collect();
-                found
-                    .into_iter()
-                    .flat_map(BTreeMap::values)
-                    .map(|(binding, shown)| (&**binding, shown.as_str()))
-            },
-        )
+        let indices = [Some(""), local].into_iter().flatten().filter_map(|ns| self.bindings.get(ns));
+        indices.flat_map(move |index| {
+            let groups = user.groups.iter().filter_map(|group| index.groups.get(group));
+            let found = index.users.get(&user.name).into_iter().chain(groups);
+            found.flat_map(BTreeMap::values).map(|(binding, shown)| (&**binding, shown.as_str()))
+        })
     }
 
     fn rules(&self, binding: &Binding) -> Result<&[Rule], String> {
