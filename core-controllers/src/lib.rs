@@ -13,6 +13,7 @@ mod disruption;
 mod pods;
 mod run;
 
+pub mod clusterrole_aggregation;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;

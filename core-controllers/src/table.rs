@@ -3,8 +3,9 @@
 use windlass::ManagerBuilder;
 
 use crate::{
-    Options, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage, namespace,
-    node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account, taint_eviction,
+    Options, clusterrole_aggregation, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage,
+    namespace, node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account,
+    taint_eviction,
 };
 
 /// A controller that can be chosen by name.
@@ -29,6 +30,11 @@ pub const ALL: &[Entry] = &[
         name: "root-ca-certificate-publisher-controller",
         aliases: &["root-ca-cert-publisher", "root-ca"],
         register: root_ca::register,
+    },
+    Entry {
+        name: "clusterrole-aggregation-controller",
+        aliases: &["clusterrole-aggregation"],
+        register: clusterrole_aggregation::register,
     },
     Entry { name: "namespace-controller", aliases: &["namespace"], register: namespace::register },
     Entry { name: "deployment-controller", aliases: &["deployment"], register: deployment::register },

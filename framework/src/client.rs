@@ -153,6 +153,20 @@ impl CachedClient {
         self.write(&Target::at(key), request).await
     }
 
+    /// Patches an object as another field manager than the client's.
+    pub async fn patch_as<K: Object>(
+        &self,
+        key: &Key,
+        params: &PatchParams,
+        patch: &Patch<impl Serialize>,
+    ) -> Result<Arc<K>, Error>
+    where
+        K::DynamicType: Default,
+    {
+        let request = path::<K>(key.namespace()).patch(key.name(), params, patch);
+        self.write(&Target::at(key), request).await
+    }
+
     /// Patches the status of an object.
     pub async fn patch_status<K: Object>(
         &self,

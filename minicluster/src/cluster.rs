@@ -298,6 +298,9 @@ pub fn api(
             max_requests_in_flight: options.apiserver.max_requests_inflight,
             max_mutating_requests_in_flight: options.apiserver.max_mutating_requests_inflight,
         },
+        token_seconds_max: options.apiserver.identity.token_seconds_max(),
+        authorization: options.apiserver.identity.authorization(),
+        authentication: options.apiserver.identity.authentication(),
     };
     Ok(Api::new(store, config)?)
 }

@@ -9,11 +9,13 @@ mod admission;
 mod apiserver;
 mod audit;
 mod duration;
+mod identity;
 
 pub use admission::AdmissionOptions;
 pub use apiserver::{ApiserverOptions, PortRange};
 pub use audit::AuditOptions;
 pub use duration::GoDuration;
+pub use identity::IdentityOptions;
 
 /// A part of the cluster that can run in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,6 +181,7 @@ impl UpOptions {
         if !self.components.has(Component::Apiserver) && self.kubeconfig.is_none() {
             return Err("without apiserver among --components, say with --kubeconfig where one is".to_owned());
         }
+        self.apiserver.identity.check()?;
         if let Some(name) = &self.node_name {
             windlass_crd::name::dns1123_subdomain(name)
                 .map_err(|why| format!("--node-name {name:?}: {why}"))?;

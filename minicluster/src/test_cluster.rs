@@ -29,8 +29,9 @@ use std::{
 
 use jiff::Timestamp;
 use kube::Client;
+pub use minicluster_apiserver::Identity;
 use minicluster_apiserver::{
-    Api as ApiServer, Config, Identity, InProcess, admission::Settings as AdmissionSettings, bootstrap,
+    Api as ApiServer, Config, InProcess, admission::Settings as AdmissionSettings, authn, authz, bootstrap,
 };
 use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
 use minicluster_store::Store;
@@ -62,6 +63,8 @@ const WALL_START: Timestamp = Timestamp::constant(1_767_225_600, 0);
 /// What a test's cluster consists of.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    authentication: authn::Settings,
+    authorization: authz::Settings,
     controllers: Vec<String>,
     scheduler: bool,
     nodes: u32,
@@ -106,6 +109,20 @@ impl Builder {
         self
     }
 
+    /// Who is who.
+    #[must_use]
+    pub fn authentication(mut self, settings: authn::Settings) -> Self {
+        self.authentication = settings;
+        self
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn authorization(mut self, settings: authz::Settings) -> Self {
+        self.authorization = settings;
+        self
+    }
+
     /// Makes the components' requests fail and their watches break now and then.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -116,29 +133,23 @@ impl Builder {
     /// Starts the cluster.
     ///
     /// # Panics
-    /// When a controller's name is unknown: a test that is wrong should say so at once.
+    /// When a controller's name is unknown, or a setting is wrong: a test that is wrong should say so at once.
     pub async fn start(self) -> TestCluster {
         let clock = simulated_clock();
         let transcript = Transcript::default();
         let store = Store::direct(transcript.clone()).expect("nothing to load");
         let pki = Pki::in_memory().expect("keys can be made");
         let config = Config {
-            service_cidr: "10.96.0.0/16".parse().expect("a range"),
-            node_ports: (30_000, 32_767),
-            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
-            token_key_pkcs8: pki.token_key(),
             ca_pem: pki.ca_pem().to_owned(),
             git_version: VERSION.to_owned(),
-            kubelet_tls: None,
-            admission: self.admission.clone(),
             seed: self.seed,
-            audit: minicluster_apiserver::audit::Settings::default(),
-            flow: minicluster_apiserver::flow::Settings::default(),
-            serving: minicluster_apiserver::serving::Settings::default(),
-            health: minicluster_apiserver::health::Settings::default(),
+            admission: self.admission.clone(),
+            authorization: self.authorization.clone(),
+            authentication: self.authentication.clone(),
             aggregation: pki.aggregation().expect("certificates can be made"),
+            ..Config::new(pki.token_key())
         };
-        let api = ApiServer::new(store.clone(), config).expect("the key was just made");
+        let api = ApiServer::new(store.clone(), config).unwrap_or_else(|e| panic!("{e}"));
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");
         let mut cluster = TestCluster {
             api,
@@ -182,6 +193,8 @@ impl TestCluster {
     /// Chooses what the cluster consists of.
     pub fn builder() -> Builder {
         Builder {
+            authentication: authn::Settings::default(),
+            authorization: authz::Settings::default(),
             controllers: Vec::new(),
             scheduler: false,
             nodes: 0,
@@ -199,6 +212,16 @@ impl TestCluster {
     /// A client of a user in some groups.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> Client {
         Client::new(InProcess::new(&self.api, Identity::new(user, groups)), "default")
+    }
+
+    /// A client that nobody vouches for: who it is, the headers of its requests have to say.
+    pub fn client_of_stranger(&self) -> Client {
+        Client::new(InProcess::stranger(&self.api), "default")
+    }
+
+    /// A client of exactly this user: no group is added.
+    pub fn client_for(&self, identity: Identity) -> Client {
+        Client::new(InProcess::new(&self.api, identity), "default")
     }
 
     /// The seed that everything random was drawn from.

@@ -4,6 +4,7 @@
 //! A property takes bytes, and panics when it does not hold.
 
 mod cel;
+mod credentials;
 mod patch;
 mod quantity;
 mod request;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use windlass_crd::{decode, protobuf, schema as schemas};
 
 pub use cel::cel;
+pub use credentials::credentials;
 pub use patch::{apply, json_patch, merge, strategic};
 pub use quantity::quantity;
 pub use request::request;
@@ -122,6 +124,20 @@ pub const TARGETS: &[Target] = &[
             b"\"\"\"a\nb\"\"\".matches('[a-z]+') || !!-9223372036854775808 <= object[0][?'k'].`x-y`",
         ],
         runs: 20_000,
+    },
+    Target {
+        name: "credentials",
+        property: credentials,
+        seeds: &[
+            b"\0Basic YTpi",
+            b"\x01abcdef.0123456789abcdef",
+            b"\x01eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2t1YmVybmV0ZXMuZGVmYXVsdC5zdmMuY2x1c3Rlci5sb2NhbCJ9.AAAA",
+            b"\x02YWJj",
+            b"\x03system:serviceaccount:kube-system:default",
+            b"\x04example.com%2fscopes",
+            b"\x05masters",
+        ],
+        runs: 3_000,
     },
 ];
 

@@ -110,18 +110,7 @@ pub(crate) async fn pass(seconds: u64) {
 
 async fn server() -> std::sync::Arc<Server> {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    let config = Config {
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
-        node_ports: (30000, 32767),
-        issuer: "https://kubernetes.default.svc".into(),
-        token_key_pkcs8: key.serialize_der(),
-        ca_pem: String::new(),
-        git_version: "v1.36.0".into(),
-        kubelet_tls: None,
-        admission: Default::default(),
-        audit: Default::default(),
-        seed: 1,
-    };
+    let config = Config::new(key.serialize_der());
     let server = Server::new(Store::memory(), config).unwrap();
     bootstrap::run(&server, None).await.unwrap();
     server

@@ -3,12 +3,14 @@
 //! The plugins run in upstream's order: first those that change the object, then, on the final object, those that only
 //! judge. [`settings`] is the table of them. Source: `pkg/kubeapiserver/options/plugins.go`.
 
+mod certificates;
 pub mod classes;
 pub mod event_rate;
 mod limits;
 mod matching;
 mod namespace;
 mod node;
+mod node_restriction;
 mod owner;
 mod pod;
 mod policy;
@@ -21,7 +23,11 @@ mod webhook;
 
 use serde_json::Value;
 
-use crate::{context::Context, status::ApiResult};
+use crate::{
+    context::Context,
+    object,
+    status::{ApiError, ApiResult},
+};
 
 pub use classes::Classes;
 pub use event_rate::EventRates;
@@ -78,6 +84,12 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
 async fn mutate_kind(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<bool> {
     let runs = |plugin| cx.api.config.admission.runs(plugin);
     let (creates, main) = (op == Operation::Create, cx.info.subresource.is_empty());
+    if creates {
+        certificates::stamp(cx, obj);
+    }
+    if !(is_pod(cx) && main) {
+        node_restriction::restrict(cx, op, Some(obj), old).await?;
+    }
     let changed = match (cx.resource.group.as_ref(), cx.resource.plural.as_ref()) {
         ("", "pods") => mutate_pod(cx, op, obj, old).await?,
         ("", "nodes") if creates && main && runs(Plugin::TaintNodesByCondition) => {
@@ -119,6 +131,7 @@ async fn mutate_pod(cx: &Context, op: Operation, pod: &mut Value, old: Option<&V
     if creates && runs(Plugin::ServiceAccount) {
         service_account::assign(cx, pod).await?;
     }
+    node_restriction::restrict(cx, op, Some(pod), old).await?;
     if runs(Plugin::AlwaysPullImages) && pod::has_new_image(pod, old) {
         pod::always_pull(pod);
     }
@@ -161,24 +174,23 @@ pub async fn validate(
         if runs(Plugin::NamespaceExists) {
             namespace::exists(cx)?;
         }
+        node_restriction::restrict(cx, op, None, old).await?;
     }
     if let Some(obj) = obj.filter(|_| matches!(op, Operation::Create | Operation::Update)) {
-        validate_written(cx, op, obj, old)?;
+        validate_written(cx, op, obj, old).await?;
     }
-    if runs(Plugin::NodeRestriction) {
-        node::restrict(cx, op, obj, old)?;
-    }
+    certificates::validate(cx, op, obj, old).await?;
     if runs(Plugin::ValidatingAdmissionPolicy) {
         policy::validate(cx, op, obj, old)?;
     }
     webhook::validate(cx, op, obj, old).await
 }
 
-fn validate_written(cx: &Context, op: Operation, obj: &Value, old: Option<&Value>) -> ApiResult<()> {
+async fn validate_written(cx: &Context, op: Operation, obj: &Value, old: Option<&Value>) -> ApiResult<()> {
     let runs = |plugin| cx.api.config.admission.runs(plugin);
     let (group, plural) = (cx.resource.group.as_ref(), cx.resource.plural.as_ref());
     let (creates, main) = (op == Operation::Create, cx.info.subresource.is_empty());
-    if runs(Plugin::LimitRanger) && is_limited(cx, op) && !old.is_some_and(crate::object::is_deleting) {
+    if runs(Plugin::LimitRanger) && is_limited(cx, op) && !old.is_some_and(object::is_deleting) {
         limits::check(cx, obj)?;
     }
     if (group, plural) == ("", "pods") {
@@ -200,7 +212,7 @@ fn validate_written(cx: &Context, op: Operation, obj: &Value, old: Option<&Value
         cx.api.event_rates.take(cx, obj)?;
     }
     if runs(Plugin::OwnerReferencesPermissionEnforcement) {
-        owner::enforce(cx, obj, old)?;
+        owner::enforce(cx, obj, old).await?;
     }
     if let Some(old) = old.filter(|_| (group, plural) == ("", "persistentvolumeclaims") && main)
         && runs(Plugin::PersistentVolumeClaimResize)
@@ -208,6 +220,22 @@ fn validate_written(cx: &Context, op: Operation, obj: &Value, old: Option<&Value
         classes::check_growth(cx, obj, old)?;
     }
     Ok(())
+}
+
+/// Lets the plugins judge what is asked of a subresource that stores nothing: a token, an eviction.
+///
+/// # Errors
+/// 403 when a plugin refuses, 404 when what it looks at is not there.
+pub async fn ask(cx: &Context, request: &Value) -> ApiResult<()> {
+    node_restriction::restrict(cx, Operation::Create, Some(request), None).await
+}
+
+/// 403 with upstream's idea of what the request is about: the name in the URL, or the new object's.
+fn refuse(cx: &Context, obj: Option<&Value>, why: impl std::fmt::Display) -> ApiError {
+    let given = |path: &[&str]| obj.map_or("", |obj| object::text(obj, path));
+    let names = [cx.info.name.as_str(), given(&["metadata", "name"]), given(&["metadata", "generateName"])];
+    let name = names.into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown!");
+    ApiError::forbidden(&cx.resource, name, why)
 }
 
 /// A pod may ask for something else only where it is resized.

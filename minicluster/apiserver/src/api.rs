@@ -17,10 +17,12 @@ use crate::{
     admission::{self, Classes, EventRates, Namespaces, Policies, Webhooks, quota::Quotas},
     aggregation::{self, Aggregation},
     audit::{self, Audit},
-    authz::Rbac,
+    authn::{self, Authenticator},
+    authz::{self, Authorizer},
     crds::{Definitions, ending},
     discovery::Discovery,
     encodings::Encodings,
+    files,
     flow::{self, FlowControl},
     health, kinds,
     metrics::Metrics,
@@ -69,6 +71,37 @@ pub struct Config {
     pub health: health::Settings,
     /// How other servers of the cluster are spoken to.
     pub aggregation: aggregation::Settings,
+    /// The longest life of a service account token, in seconds; 0 for any that is asked for.
+    pub token_seconds_max: i64,
+    /// Who may do what.
+    pub authorization: authz::Settings,
+    /// Who is who.
+    pub authentication: authn::Settings,
+}
+
+impl Config {
+    /// A server that is told nothing but the key of its tokens: everything else is as upstream's defaults have it.
+    pub fn new(token_key_pkcs8: Vec<u8>) -> Self {
+        Self {
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16),
+            node_ports: (30_000, 32_767),
+            issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            token_key_pkcs8,
+            ca_pem: String::new(),
+            git_version: "v1.36.0".to_owned(),
+            kubelet_tls: None,
+            admission: admission::Settings::default(),
+            seed: 1,
+            audit: audit::Settings::default(),
+            flow: flow::Settings::default(),
+            serving: serving::Settings::default(),
+            health: health::Settings::default(),
+            aggregation: aggregation::Settings::default(),
+            token_seconds_max: 0,
+            authorization: authz::Settings::default(),
+            authentication: authn::Settings::default(),
+        }
+    }
 }
 
 /// One API server.
@@ -83,8 +116,10 @@ pub struct Api {
     pub draining: watch::Receiver<bool>,
     /// Cluster IPs and node ports.
     pub services: Services,
-    /// Roles and bindings.
-    pub rbac: Rbac,
+    /// Who is who.
+    pub authenticator: Authenticator,
+    /// Who may do what.
+    pub authorizer: Authorizer,
     /// Service account tokens.
     pub tokens: Tokens,
     /// Custom resource definitions.
@@ -133,6 +168,9 @@ pub enum SetupError {
     /// Audit cannot be set up.
     #[error("audit: {0}")]
     Audit(String),
+    /// A flag or a file that says who may do what, or who is who, is wrong.
+    #[error("{0}")]
+    Access(String),
 }
 
 impl Api {
@@ -148,7 +186,8 @@ impl Api {
             flow: FlowControl::new(&store, &config.flow, &metrics.flow),
             registry: Registry::new(kinds::table()),
             services: Services::new(&store, config.service_cidr, config.node_ports),
-            rbac: Rbac::new(&store),
+            authenticator: Authenticator::new(&config).map_err(SetupError::Access)?,
+            authorizer: Authorizer::new(&store, &config.authorization).map_err(SetupError::Access)?,
             tokens: Tokens::new(&config.token_key_pkcs8, &config.issuer)?,
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
@@ -209,11 +248,14 @@ impl Api {
                 audit.run(self).await;
             }
         };
+        let files = self.watch_files();
         tokio::join!(
             self.store.maintain(),
             ending::run(self),
             aggregation::run(self),
             flow::run(self),
+            authn::fill_secrets(self),
+            files,
             audit
         );
     }
@@ -221,6 +263,19 @@ impl Api {
     /// True in this part of all cases.
     pub(crate) fn happens(&self, chance: f64) -> bool {
         self.random.lock().f64() < chance
+    }
+
+    /// Reads configuration files again when they change. Without such files nothing is ever looked at.
+    async fn watch_files(&self) {
+        if !self.authorizer.has_file() && !self.authenticator.has_file() {
+            return;
+        }
+        let mut look = tokio::time::interval(files::LOOK_EVERY);
+        loop {
+            look.tick().await;
+            self.authorizer.reload();
+            self.authenticator.reload(&self.config.authentication);
+        }
     }
 
     /// A number below `bound` from the seeded source.

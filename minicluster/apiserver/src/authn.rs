@@ -1,15 +1,38 @@
-//! Who is asking: an identity that the transport vouches for, a client certificate, or a service account token.
+//! Who is asking: one chain of authenticators, the first that knows the credentials decides.
+//!
+//! In upstream's order: an identity that the transport vouches for (a part of this process), a front proxy, a client
+//! certificate, a bearer token (static file, service account, bootstrap, JWT of another issuer, webhook), and at last,
+//! where it is allowed, nobody. Credentials that were given and are wrong are never taken for none. Source:
+//! `pkg/kubeapiserver/authenticator/config.go`.
+
+mod bootstrap_token;
+mod certificates;
+mod config;
+mod impersonate;
+mod jwt;
+mod proxy;
+mod service_account;
+mod static_token;
+mod webhook;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arc_swap::ArcSwap;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, header};
-use serde_json::Value;
+
+pub(crate) use certificates::AnyHolder;
+pub use certificates::PeerCertificate;
+pub use config::{Oidc, RequestHeader, Settings, WebhookSettings};
+pub use impersonate::impersonate;
+pub(crate) use service_account::fill_secrets;
 
 use crate::{
-    api::Api,
-    object,
+    api::{Api, Config},
+    authz::aggregate,
+    files::Watched,
+    request::RequestInfo,
     status::{ApiError, ApiResult},
-    token::Claims,
 };
 
 /// The group of everybody who proved who they are.
@@ -18,6 +41,11 @@ pub const AUTHENTICATED: &str = "system:authenticated";
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 /// The group that may do anything.
 pub const MASTERS: &str = "system:masters";
+
+const ANONYMOUS: &str = "system:anonymous";
+
+/// What stands before a token in the list of WebSocket protocols: browsers can set no other header.
+const WEBSOCKET_BEARER: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// A user as authorization sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,9 +63,8 @@ pub struct Identity {
 impl Identity {
     /// A user in some groups, and in [`AUTHENTICATED`].
     pub fn new(name: impl Into<String>, groups: &[&str]) -> Self {
-        let mut groups: Vec<String> = groups.iter().map(|g| (*g).to_owned()).collect();
-        groups.push(AUTHENTICATED.to_owned());
-        Self { name: name.into(), groups, ..Self::default() }
+        let groups = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self { name: name.into(), groups, ..Self::default() }.authenticated()
     }
 
     /// The server's own hand: may do anything.
@@ -47,182 +74,267 @@ impl Identity {
 
     /// Somebody who did not say who they are.
     pub fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".to_owned(),
-            groups: vec![UNAUTHENTICATED.to_owned()],
-            ..Self::default()
-        }
+        Self { name: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
     }
 
     /// True for a member of the group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
     }
-}
 
-/// The identity in a client certificate that was verified during the handshake; kept with the connection.
-#[derive(Debug, Clone)]
-pub struct PeerCertificate(pub Arc<Identity>);
-
-impl PeerCertificate {
-    /// Reads subject (CN is the name, O the groups) of a DER certificate.
-    pub fn read(der: &[u8]) -> Option<Self> {
-        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-        let subject = certificate.subject();
-        let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-        let groups: Vec<&str> = subject.iter_organization().filter_map(|o| o.as_str().ok()).collect();
-        let mut identity = Identity::new(name, &groups);
-        let fingerprint = ring::digest::digest(&ring::digest::SHA256, der);
-        let hex: String = fingerprint.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        identity.extra.insert(
-            "authentication.kubernetes.io/credential-id".to_owned(),
-            vec![format!("X509SHA256={hex}")],
-        );
-        Some(Self(Arc::new(identity)))
-    }
-}
-
-/// Finds out who is asking.
-///
-/// # Errors
-/// 401 when credentials were given and are wrong.
-pub fn authenticate(api: &Api, headers: &HeaderMap, extensions: &http::Extensions) -> ApiResult<Identity> {
-    if let Some(identity) = extensions.get::<Identity>() {
-        return Ok(identity.clone());
-    }
-    if let Some(PeerCertificate(identity)) = extensions.get::<PeerCertificate>() {
-        return Ok((**identity).clone());
-    }
-    let Some(token) = bearer(headers)? else { return Ok(Identity::anonymous()) };
-    let audiences = [api.config.issuer.clone()];
-    match check_token(api, token, &audiences) {
-        Ok((identity, _)) => Ok(identity),
-        Err(why) => {
-            tracing::debug!(why, "a bearer token was refused");
-            Err(ApiError::unauthorized())
+    /// Everybody who proved who they are is in one group.
+    fn authenticated(mut self) -> Self {
+        let settled = self.is_in(AUTHENTICATED) || self.is_in(UNAUTHENTICATED) || self.name == ANONYMOUS;
+        if !settled {
+            self.groups.push(AUTHENTICATED.to_owned());
         }
+        self
     }
 }
 
-/// The bearer token of a request; browsers put it into the WebSocket protocol list.
-fn bearer(headers: &HeaderMap) -> ApiResult<Option<&str>> {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| ApiError::unauthorized())?;
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
-            Ok(Some(token.trim()))
-        }
-        _ => Err(ApiError::unauthorized()),
-    }
+/// Somebody, and for whom the credentials were meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Who it is.
+    pub user: Identity,
+    /// The audiences, of those asked for, that the token is good for.
+    pub audiences: Vec<String>,
 }
 
-/// Verifies a service account token and that everything it is bound to still exists.
-///
-/// # Errors
-/// Why it is refused.
-pub fn check_token(api: &Api, token: &str, audiences: &[String]) -> Result<(Identity, Claims), &'static str> {
-    let claims = api.tokens.verify(token, audiences, windlass::clock::now().as_second())?;
-    let private = &claims.kubernetes;
-    let alive = |plural: &str, namespace: &str, name: &str, uid: &str| {
-        let resource = api.registry.builtin("", "v1", plural);
-        let entry = api.store.get(&resource.key(namespace, name))?;
-        let obj: Value = serde_json::from_slice(&entry.value).ok()?;
-        (object::uid(&obj) == uid).then_some(())
-    };
-    let (namespace, account) = (&private.namespace, &private.serviceaccount);
-    alive("serviceaccounts", namespace, &account.name, &account.uid).ok_or("service account is gone")?;
-    if let Some(pod) = &private.pod {
-        alive("pods", namespace, &pod.name, &pod.uid).ok_or("bound pod is gone")?;
-    }
-    if let Some(secret) = &private.secret {
-        alive("secrets", namespace, &secret.name, &secret.uid).ok_or("bound secret is gone")?;
-    }
-    let mut identity = Identity::new(
-        format!("system:serviceaccount:{namespace}:{}", account.name),
-        &["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")],
-    );
-    identity.uid.clone_from(&account.uid);
-    let mut extra = |key: &str, value: String| {
-        identity.extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value]);
-    };
-    extra("credential-id", format!("JTI={}", claims.jti));
-    if let Some(pod) = &private.pod {
-        extra("pod-name", pod.name.clone());
-        extra("pod-uid", pod.uid.clone());
-    }
-    if let Some(node) = &private.node {
-        extra("node-name", node.name.clone());
-        extra("node-uid", node.uid.clone());
-    }
-    Ok((identity, claims))
+/// What one authenticator says of a token: whose it is, that it does not know it, or what is wrong with it.
+type Answer = Result<Option<Known>, String>;
+
+/// The chain.
+pub struct Authenticator {
+    certificates: certificates::Authority,
+    proxy: Option<proxy::Proxy>,
+    static_tokens: Option<static_token::Tokens>,
+    bootstrap_tokens: bool,
+    webhook: Option<webhook::Webhook>,
+    /// What `--authentication-config` or the flags of old say; replaced when the file changes.
+    configured: ArcSwap<config::Configured>,
+    file: Option<Watched>,
+    /// Audiences of this server.
+    audiences: Vec<String>,
+    issuer: String,
 }
 
-/// Lets a request act as somebody else, when it may.
-///
-/// # Errors
-/// 403 when it may not, 400 for headers that make no sense.
-pub fn impersonate(api: &Api, user: Identity, headers: &HeaderMap) -> ApiResult<Identity> {
-    let texts = |name: &str| -> Vec<String> {
-        headers.get_all(name).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
-    };
-    let (names, groups) = (texts("impersonate-user"), texts("impersonate-group"));
-    let uids = texts("impersonate-uid");
-    let extra: Vec<(String, String)> = headers
-        .iter()
-        .filter_map(|(k, v)| Some((k.as_str().strip_prefix("impersonate-extra-")?, v.to_str().ok()?)))
-        .map(|(k, v)| {
-            (percent_encoding::percent_decode_str(k).decode_utf8_lossy().into_owned(), v.to_owned())
-        })
-        .collect();
-    let Some(name) = names.first().filter(|n| !n.is_empty()) else {
-        if groups.is_empty() && uids.is_empty() && extra.is_empty() {
-            return Ok(user);
-        }
-        return Err(ApiError::internal(
-            "requested impersonation without a user: impersonating groups, uids or extra needs a user",
-        ));
-    };
-    let check = |group: &str, resource: &str, sub: &str, namespace: &str, name: &str| -> ApiResult<()> {
-        let asked = crate::authz::Attributes {
-            verb: "impersonate",
-            group,
-            version: "v1",
-            resource,
-            subresource: sub,
-            namespace,
-            name,
-            path: "",
-            is_resource: true,
+impl Authenticator {
+    /// A chain as the server was told.
+    ///
+    /// # Errors
+    /// One sentence that names the file or flag and the field.
+    pub fn new(config: &Config) -> Result<Self, String> {
+        let settings = &config.authentication;
+        let file = settings.config_file.as_deref().map(Watched::open).transpose()?;
+        let configured = config::configured(settings, file.as_ref(), &config.issuer)?;
+        let audiences = match settings.api_audiences.as_slice() {
+            [] => vec![config.issuer.clone()],
+            given => given.to_vec(),
         };
-        api.rbac.require(&user, &asked)
-    };
-    match name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
-        Some((namespace, account)) => check("", "serviceaccounts", "", namespace, account)?,
-        None => check("", "users", "", "", name)?,
+        Ok(Self {
+            certificates: certificates::Authority::new(&config.ca_pem, settings.client_ca_file.as_deref())?,
+            proxy: proxy::Proxy::new(&settings.request_header)?,
+            static_tokens: settings.token_file.as_deref().map(static_token::Tokens::read).transpose()?,
+            bootstrap_tokens: settings.bootstrap_tokens,
+            webhook: webhook::Webhook::new(&settings.webhook)?,
+            configured: ArcSwap::from_pointee(configured),
+            file,
+            audiences,
+            issuer: config.issuer.clone(),
+        })
     }
-    for group in &groups {
-        check("", "groups", "", "", group)?;
+
+    /// The audiences that mean this server.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
     }
-    for uid in &uids {
-        check("authentication.k8s.io", "uids", "", "", uid)?;
+
+    /// What programs that this server forwards to have to believe: the keys of
+    /// `kube-system/extension-apiserver-authentication`.
+    pub(crate) fn published(&self) -> Vec<(&'static str, String)> {
+        let mut all = vec![("client-ca-file", self.certificates.pem())];
+        all.extend(self.proxy.iter().flat_map(proxy::Proxy::published));
+        all
     }
-    for (key, value) in &extra {
-        check("authentication.k8s.io", "userextras", key, "", value)?;
+
+    /// Finds out who makes a request.
+    ///
+    /// # Errors
+    /// 401 when credentials were given and are wrong, or when nobody may be anonymous.
+    pub async fn request(
+        &self,
+        api: &Api,
+        headers: &HeaderMap,
+        extensions: &http::Extensions,
+        info: &RequestInfo,
+    ) -> ApiResult<Identity> {
+        if let Some(identity) = extensions.get::<Identity>() {
+            return Ok(identity.clone());
+        }
+        let peer = extensions.get::<PeerCertificate>();
+        let mut errors = Vec::new();
+        if let (Some(proxy), Some(peer)) = (&self.proxy, peer) {
+            match proxy.ask(peer, headers) {
+                Ok(Some(user)) => return Ok(user.authenticated()),
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        if let Some(peer) = peer {
+            match self.certificates.ask(peer) {
+                Ok(Some(user)) => return Ok(user),
+                Ok(None) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        for token in [bearer(headers), websocket_bearer(headers)].into_iter().flatten() {
+            match self.token(api, &token, &self.audiences).await {
+                Ok(known) => return Ok(known.user),
+                Err(error) => errors.push(error),
+            }
+        }
+        match aggregate(errors) {
+            Some(error) => tracing::debug!(error, "Unable to authenticate the request"),
+            None if self.configured.load().anonymous.admits(&info.path, api.authorizer.allows_all()) => {
+                return Ok(Identity::anonymous());
+            }
+            None => {}
+        }
+        Err(ApiError::unauthorized())
     }
-    let mut other = Identity { name: name.clone(), groups, ..Identity::default() };
-    other.uid = uids.into_iter().next().unwrap_or_default();
-    for (key, value) in extra {
-        other.extra.entry(key).or_default().push(value);
+
+    /// Whose a bearer token is, for one of the audiences.
+    ///
+    /// # Errors
+    /// Why it is nobody's, as upstream tells it.
+    pub async fn token(&self, api: &Api, token: &str, audiences: &[String]) -> Result<Known, String> {
+        let mut errors = vec!["invalid bearer token".to_owned()];
+        let own = || audiences.iter().filter(|a| self.audiences.contains(a)).cloned().collect::<Vec<_>>();
+        // Tokens that say nothing of audiences are for this server.
+        let agnostic = |user: Option<Identity>| -> Answer {
+            let audiences = own();
+            Ok(user.filter(|_| !audiences.is_empty()).map(|user| Known { user, audiences }))
+        };
+        let found = self.static_tokens.as_ref().and_then(|tokens| tokens.ask(token));
+        if let Some(known) = take(agnostic(found), &mut errors) {
+            return Ok(known);
+        }
+        if let Some(known) = take(service_account::ask(api, token, audiences, &self.audiences), &mut errors) {
+            return Ok(known);
+        }
+        if self.bootstrap_tokens
+            && let Some(known) = take(agnostic(bootstrap_token::ask(api, token)), &mut errors)
+        {
+            return Ok(known);
+        }
+        let configured = self.configured.load_full();
+        for issuer in &configured.issuers {
+            let answer = issuer.ask(api, token).await;
+            if let Some(known) = take(answer.and_then(&agnostic), &mut errors) {
+                return Ok(known);
+            }
+        }
+        if let Some(webhook) = &self.webhook
+            && let Some(known) = take(webhook.ask(api, token, audiences, &self.audiences).await, &mut errors)
+        {
+            return Ok(known);
+        }
+        Err(aggregate(errors).unwrap_or_default())
     }
-    if let Some((namespace, _)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':'))
-        && other.groups.is_empty()
-    {
-        other.groups =
-            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+
+    /// True when [`Authenticator::reload`] has something to look at.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+            || self.certificates.has_file()
+            || self.proxy.as_ref().is_some_and(proxy::Proxy::has_file)
     }
-    let marker = if name == "system:anonymous" { UNAUTHENTICATED } else { AUTHENTICATED };
-    if !other.is_in(marker) {
-        other.groups.push(marker.to_owned());
+
+    /// Reads files again when they changed. One that is wrong changes nothing.
+    pub(crate) fn reload(&self, settings: &Settings) {
+        self.certificates.reload();
+        if let Some(proxy) = &self.proxy {
+            proxy.reload();
+        }
+        let Some(file) = &self.file else { return };
+        let fresh = match file.changed() {
+            Ok(false) => return,
+            Ok(true) => config::configured(settings, Some(file), &self.issuer),
+            Err(error) => Err(error),
+        };
+        match fresh {
+            Ok(mut fresh) => {
+                fresh.keep_keys(&self.configured.load());
+                self.configured.store(Arc::new(fresh));
+                tracing::info!(file = %file.path().display(), "reloaded authentication config");
+            }
+            Err(error) => tracing::error!(error, "the authentication config is wrong; the old one goes on"),
+        }
     }
-    Ok(other)
+}
+
+/// The answer, if it is one; what is wrong is kept for the end.
+fn take(answer: Answer, errors: &mut Vec<String>) -> Option<Known> {
+    match answer {
+        Ok(known) => known.map(|known| Known { user: known.user.authenticated(), ..known }),
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    }
+}
+
+/// The bearer token of a request. Another scheme is no credential at all.
+fn bearer(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?.trim();
+    let mut parts = text.splitn(3, ' ');
+    let scheme = parts.next()?;
+    let token = parts.next().filter(|token| !token.is_empty())?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.to_owned())
+}
+
+/// The token among the WebSocket protocols that a browser offers.
+fn websocket_bearer(headers: &HeaderMap) -> Option<String> {
+    let offered =
+        headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let encoded = offered
+        .flat_map(|line| line.split(','))
+        .find_map(|word| word.trim().strip_prefix(WEBSOCKET_BEARER))?;
+    let bytes = URL_SAFE_NO_PAD.decode(encoded.trim_end_matches('=')).ok()?;
+    String::from_utf8(bytes).ok().filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn bearer_tokens_stand_in_one_of_two_headers() {
+        for (text, token) in [
+            ("Bearer abc", Some("abc")),
+            ("bearer abc", Some("abc")),
+            ("Bearer abc def", Some("abc")),
+            ("Bearer", None),
+            ("Bearer  abc", None),
+            ("Basic abc", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(text));
+            assert_eq!(bearer(&headers).as_deref(), token, "{text}");
+        }
+        let mut headers = HeaderMap::new();
+        let offered = "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YWJj";
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+        assert_eq!(websocket_bearer(&headers).as_deref(), Some("abc"));
+        assert_eq!(websocket_bearer(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn everybody_known_is_authenticated_once() {
+        assert_eq!(Identity::new("a", &[AUTHENTICATED]).groups, [AUTHENTICATED]);
+        assert_eq!(Identity::new("a", &["b"]).groups, ["b", AUTHENTICATED]);
+        assert_eq!(Identity::anonymous().authenticated(), Identity::anonymous());
+    }
 }

@@ -5,7 +5,7 @@
 
 mod rbac;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use crate::{
     aggregation,
     api::Api,
     authn::Identity,
+    authz::Rule,
     context::Context,
     flow, object,
     request::{Query, RequestInfo},
@@ -34,9 +35,7 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
         ensure(api, "", "v1", "namespaces", namespace).await?;
     }
-    for (plural, object) in rbac::objects() {
-        replace(api, "rbac.authorization.k8s.io", "v1", plural, object).await?;
-    }
+    rbac::reconcile(api).await?;
     for (name, value, description) in [
         (
             "system-cluster-critical",
@@ -60,10 +59,11 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
         "spec": { "cidrs": [api.config.service_cidr.to_string()] },
     });
     ensure(api, "networking.k8s.io", "v1", "servicecidrs", cidr).await?;
+    let data: BTreeMap<_, _> = api.authenticator.published().into_iter().collect();
     let mut authentication = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
-        "data": { "client-ca-file": api.config.ca_pem },
+        "data": data,
     });
     if let Some(ca) = &api.config.aggregation.requestheader_ca_pem {
         for (key, value) in [
@@ -121,6 +121,11 @@ async fn kubernetes_service(api: &Arc<Api>, address: IpAddr, port: u16) -> ApiRe
         "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
     });
     replace(api, "discovery.k8s.io", "v1", "endpointslices", slice).await
+}
+
+/// The rules of a bootstrap ClusterRole, as this version wants them.
+pub(crate) fn rules_of(role: &str) -> Vec<Rule> {
+    rbac::rules_of(role)
 }
 
 /// A context in which the server itself acts on one object.

@@ -92,6 +92,27 @@ impl Expression {
     pub(crate) fn json(&self, scope: &Scope<'_>) -> Result<Value, String> {
         json_of(&self.evaluate(scope)?)
     }
+
+    /// Evaluates to texts: a list of them, one that is not empty, or none for null.
+    ///
+    /// # Errors
+    /// What went wrong, or that the result is something else.
+    pub(crate) fn texts(&self, scope: &Scope<'_>) -> Result<Vec<String>, String> {
+        let wrong = || "expression must return a string or a list of strings".to_owned();
+        let text = |value: &Cel| match value {
+            Cel::String(text) => Ok(text.to_string()),
+            _ => Err(wrong()),
+        };
+        match self.evaluate(scope)? {
+            Cel::Null => Ok(Vec::new()),
+            Cel::String(one) if one.is_empty() => Ok(Vec::new()),
+            Cel::List(items) => {
+                let texts: Result<Vec<String>, String> = items.iter().map(text).collect();
+                Ok(texts?.into_iter().filter(|text| !text.is_empty()).collect())
+            }
+            one => Ok(vec![text(&one)?]),
+        }
+    }
 }
 
 /// The variables that an expression sees.

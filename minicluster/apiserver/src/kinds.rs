@@ -188,7 +188,7 @@ fn core() -> Vec<Row> {
             .sub("log", Verbs::GET)
             .sub_kind("portforward", Verbs::CONNECT, "", "v1", "PodPortForwardOptions")
             .sub_kind("proxy", Verbs::PROXY, "", "v1", "PodProxyOptions")
-            .status_keeps(METADATA)
+            .status_keeps(&["ownerReferences"])
             .by(pod::Pod),
         v1("PodTemplate", "podtemplates").generation().by(pod::PodTemplate),
         v1("ReplicationController", "replicationcontrollers")

@@ -25,6 +25,8 @@ pub mod delete;
 pub mod discovery;
 pub mod encodings;
 mod events;
+mod expiring;
+pub mod files;
 pub mod flow;
 pub mod health;
 pub mod kinds;

@@ -6,6 +6,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use windlass_crd::{
+    name,
+    selector::{FieldRequirement, FieldSelector, LabelSelector, Requirement},
+};
 
 /// The attributes that authentication, authorization, admission and the handlers go by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +35,10 @@ pub struct RequestInfo {
     pub name: String,
     /// What follows a `proxy` subresource.
     pub rest: String,
+    /// The field selector of a list, a watch or the deletion of a collection; empty when it does not parse.
+    pub fields: Vec<FieldRequirement>,
+    /// The label selector, likewise.
+    pub labels: Vec<Requirement>,
 }
 
 /// Query parameters, decoded; a parameter may repeat.
@@ -95,7 +103,28 @@ impl RequestInfo {
         let rest = if watch_path { &rest[1..] } else { rest };
         info.read_resource(rest);
         info.verb = info.resource_verb(method, query, watch_path);
+        if !watch_path && matches!(info.verb, "list" | "watch" | "deletecollection") {
+            info.read_selectors(query);
+        }
         info
+    }
+
+    /// What the request is limited to counts when it is authorized: reading one object by its name is less than reading
+    /// all.
+    fn read_selectors(&mut self, query: &Query) {
+        let fields =
+            query.get("fieldSelector").and_then(|text| FieldSelector::parse(text).ok()).unwrap_or_default();
+        if self.name.is_empty()
+            && self.verb != "deletecollection"
+            && let Some(one) = fields.exact("metadata.name")
+            && name::path_segment_faults(one).is_empty()
+        {
+            self.name = one.to_owned();
+        }
+        self.fields = fields.requirements().to_vec();
+        let labels =
+            query.get("labelSelector").and_then(|text| LabelSelector::parse(text).ok()).unwrap_or_default();
+        self.labels = labels.requirements().to_vec();
     }
 
     fn read_resource(&mut self, parts: &[&str]) {
@@ -190,6 +219,13 @@ mod tests {
             (Method::GET, "/api/v1/pods", "list pods ns= name= rest="),
             (Method::GET, "/api/v1/namespaces/d/pods?watch=1", "watch pods ns=d name= rest="),
             (Method::GET, "/api/v1/watch/namespaces/d/pods", "watch pods ns=d name= rest="),
+            (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Da", "list pods ns= name=a rest="),
+            (Method::GET, "/api/v1/pods?fieldSelector=metadata.name!%3Da", "list pods ns= name= rest="),
+            (
+                Method::DELETE,
+                "/api/v1/pods?fieldSelector=metadata.name%3Da",
+                "deletecollection pods ns= name= rest=",
+            ),
             (Method::GET, "/api/v1/namespaces/d/pods/a", "get pods ns=d name=a rest="),
             (Method::GET, "/api/v1/namespaces/d", "get namespaces ns=d name=d rest="),
             (Method::GET, "/api/v1/namespaces", "list namespaces ns= name= rest="),

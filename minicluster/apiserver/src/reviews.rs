@@ -1,12 +1,13 @@
 //! Questions with an answer and nothing stored: who am I, may I, may they, is this token good.
 
+mod access;
+
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    authn::{self, Identity},
-    authz::Attributes,
+    authn::Identity,
     body::{self, Body},
     context::Context,
     decode,
@@ -33,24 +34,11 @@ pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
         "SelfSubjectReview" => {
             object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) }));
         }
-        "SelfSubjectAccessReview" => access(cx, &cx.user.clone(), &mut review)?,
-        "SubjectAccessReview" => {
-            let user = subject(&review)?;
-            access(cx, &user, &mut review)?;
-        }
-        "LocalSubjectAccessReview" => {
-            let user = subject(&review)?;
-            let namespace = object::text(&review, &["spec", "resourceAttributes", "namespace"]);
-            if namespace != cx.info.namespace {
-                return Err(ApiError::bad_request(format!(
-                    "spec.resourceAttributes.namespace must match namespace: {}",
-                    cx.info.namespace
-                )));
-            }
-            access(cx, &user, &mut review)?;
-        }
-        "SelfSubjectRulesReview" => rules(cx, &mut review),
-        "TokenReview" => token(cx, &mut review),
+        "SelfSubjectAccessReview" => access::own(cx, &mut review).await?,
+        "SubjectAccessReview" => access::of_subject(cx, &mut review).await?,
+        "LocalSubjectAccessReview" => access::of_subject_here(cx, &mut review).await?,
+        "SelfSubjectRulesReview" => access::rules(cx, &mut review)?,
+        "TokenReview" => token(cx, &mut review).await?,
         "Binding" => {
             let pods = subresource::about(cx, "", "v1", "pods", object::name(&review));
             subresource::assign(&pods, &review).await?;
@@ -75,99 +63,24 @@ fn user_info(user: &Identity) -> Value {
     info
 }
 
-fn subject(review: &Value) -> ApiResult<Identity> {
-    let spec = review.get("spec").cloned().unwrap_or_default();
-    let texts = |key: &str| -> Vec<String> {
-        object::list(&spec, &[key]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
-    };
-    let user = Identity {
-        name: object::text(&spec, &["user"]).to_owned(),
-        uid: object::text(&spec, &["uid"]).to_owned(),
-        groups: texts("groups"),
-        extra: serde_json::from_value(spec.get("extra").cloned().unwrap_or_default()).unwrap_or_default(),
-    };
-    if user.name.is_empty() && user.groups.is_empty() {
-        return Err(ApiError::invalid_text(
-            "SubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.user: Invalid value: \"\": at least one of \
-             user or group must be specified",
-        ));
+/// Whose a token is, asked of the same chain that requests go through.
+async fn token(cx: &Context, review: &mut Value) -> ApiResult<()> {
+    let token = object::text(review, &["spec", "token"]).to_owned();
+    if token.is_empty() {
+        return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
-    Ok(user)
-}
-
-fn access(cx: &Context, user: &Identity, review: &mut Value) -> ApiResult<()> {
-    let spec = review.get("spec").cloned().unwrap_or_default();
-    let (resource, path) =
-        (object::at(&spec, &["resourceAttributes"]), object::at(&spec, &["nonResourceAttributes"]));
-    let asked = match (resource, path) {
-        (Some(r), None) => Attributes {
-            verb: object::text(r, &["verb"]),
-            group: object::text(r, &["group"]),
-            version: object::text(r, &["version"]),
-            resource: object::text(r, &["resource"]),
-            subresource: object::text(r, &["subresource"]),
-            namespace: object::text(r, &["namespace"]),
-            name: object::text(r, &["name"]),
-            path: "",
-            is_resource: true,
-        },
-        (None, Some(p)) => Attributes {
-            verb: object::text(p, &["verb"]),
-            path: object::text(p, &["path"]),
-            group: "",
-            version: "",
-            resource: "",
-            subresource: "",
-            namespace: "",
-            name: "",
-            is_resource: false,
-        },
-        _ => {
-            return Err(ApiError::invalid_text(format!(
-                "{}.authorization.k8s.io \"\" is invalid: spec.resourceAttributes: Invalid value: null: exactly one of \
-                 nonResourceAttributes or resourceAttributes must be specified",
-                cx.resource.kind
-            )));
-        }
-    };
-    let mut status = json!({ "allowed": false });
-    if let Some(reason) = cx.api.rbac.allows(user, &asked) {
-        status["allowed"] = true.into();
-        if !reason.is_empty() {
-            status["reason"] = reason.into();
-        }
-    }
-    object::set(review, &["status"], status);
-    Ok(())
-}
-
-fn rules(cx: &Context, review: &mut Value) {
-    let namespace = object::text(review, &["spec", "namespace"]).to_owned();
-    let all = cx.api.rbac.rules_for(&cx.user, &namespace);
-    let (paths, resources): (Vec<_>, Vec<_>) = all.into_iter().partition(|r| !r.non_resource_urls.is_empty());
-    object::set(
-        review,
-        &["status"],
-        json!({
-            "incomplete": false, "resourceRules": resources, "nonResourceRules": paths,
-        }),
-    );
-}
-
-fn token(cx: &Context, review: &mut Value) {
     let asked: Vec<String> = object::list(review, &["spec", "audiences"])
         .iter()
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect();
-    let audiences = if asked.is_empty() { vec![cx.api.config.issuer.clone()] } else { asked };
-    let token = object::text(review, &["spec", "token"]).to_owned();
-    let status = match authn::check_token(&cx.api, &token, &audiences) {
-        Ok((user, claims)) => {
-            let accepted: Vec<&String> = claims.aud.iter().filter(|a| audiences.contains(a)).collect();
-            json!({ "authenticated": true, "user": user_info(&user), "audiences": accepted })
+    let audiences = if asked.is_empty() { cx.api.authenticator.audiences().to_vec() } else { asked };
+    let status = match cx.api.authenticator.token(&cx.api, &token, &audiences).await {
+        Ok(known) => {
+            json!({ "authenticated": true, "user": user_info(&known.user), "audiences": known.audiences })
         }
-        Err(why) => json!({ "error": format!("[invalid bearer token, {why}]"), "user": {} }),
+        Err(why) => json!({ "error": why, "user": {} }),
     };
     object::set(review, &["status"], status);
+    Ok(())
 }

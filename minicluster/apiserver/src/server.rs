@@ -18,7 +18,6 @@ use hyper_util::{
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
-    server::WebPkiClientVerifier,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -27,7 +26,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{api::Api, audit, authn::PeerCertificate, body::BodyError, pipeline};
+use crate::{
+    api::Api,
+    audit,
+    authn::{AnyHolder, PeerCertificate},
+    body::BodyError,
+    pipeline,
+};
 
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +52,7 @@ pub struct Tls {
     pub chain: Vec<CertificateDer<'static>>,
     /// The server's key.
     pub key: PrivateKeyDer<'static>,
-    /// Client certificates signed by these are believed.
+    /// Clients are told of these CAs; whom to believe is decided at each request.
     pub client_roots: RootCertStore,
 }
 
@@ -58,11 +63,7 @@ impl Tls {
     /// When certificate and key do not belong together.
     pub fn into_config(self) -> Result<ServerConfig, rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(self.client_roots), Arc::clone(&provider))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let verifier = Arc::new(AnyHolder::new(Arc::clone(&provider), self.client_roots.subjects()));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
@@ -156,8 +157,7 @@ async fn connection(api: Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, pee
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake error"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake took too long"),
     };
-    let certificate =
-        tls.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| PeerCertificate::read(c));
+    let certificate = tls.get_ref().1.peer_certificates().and_then(PeerCertificate::new);
     let mut draining = api.draining.clone();
     let goaway = Arc::new(Notify::new());
     let asked = Arc::clone(&goaway);

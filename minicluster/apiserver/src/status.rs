@@ -209,6 +209,20 @@ impl ApiError {
         .about(resource, name)
     }
 
+    /// 409 for what is in no table.
+    pub fn conflict_of(what: &str, name: &str, why: impl std::fmt::Display) -> Self {
+        let mut error =
+            Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"));
+        let (kind, group) = what.split_once('.').unwrap_or((what, ""));
+        error.details = Some(Box::new(Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
+            ..Details::default()
+        }));
+        error
+    }
+
     /// 409 on an update of an object that changed meanwhile.
     pub fn modified(resource: &Resource, name: &str) -> Self {
         Self::conflict(
@@ -266,9 +280,14 @@ impl ApiError {
 
     /// 422: the object breaks the rules of its kind.
     pub fn invalid(resource: &Resource, name: &str, errors: &[field::Error]) -> Self {
-        let what = match resource.group.as_ref() {
-            "" => resource.kind.to_string(),
-            group => format!("{}.{group}", resource.kind),
+        Self::invalid_of(&resource.kind, &resource.group, name, errors)
+    }
+
+    /// 422 for an object of a kind that is in no table.
+    pub fn invalid_of(kind: &str, group: &str, name: &str, errors: &[field::Error]) -> Self {
+        let what = match group {
+            "" => kind.to_owned(),
+            group => format!("{kind}.{group}"),
         };
         let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
         let list = match texts.as_slice() {
@@ -285,8 +304,8 @@ impl ApiError {
         let mut error = Self::new(422, "Invalid", format!("{what} \"{name}\" is invalid: {list}"));
         error.details = Some(Box::new(Details {
             name: name.to_owned(),
-            group: resource.group.to_string(),
-            kind: resource.kind.to_string(),
+            group: group.to_owned(),
+            kind: kind.to_owned(),
             causes,
             ..Details::default()
         }));

@@ -17,6 +17,7 @@ use windlass_crd::{
 
 use crate::{
     admission::{self, Operation, quota},
+    authz,
     body::Body,
     context::Context,
     crds::{self, conversion},
@@ -171,6 +172,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     if admission::mutate(cx, Operation::Create, &mut obj, None).await? {
         fill_defaults(cx, &mut obj);
     }
+    authz::check_escalation(cx, &obj, None).await?;
     if resource.has("status") {
         match resource.custom {
             // A typed status is never absent, only empty.
@@ -543,6 +545,7 @@ async fn modify_once(
     if admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await? {
         fill_defaults(cx, &mut obj);
     }
+    authz::check_escalation(cx, &obj, Some(old)).await?;
     resource.strategy.prepare_update(part, &mut obj, old);
     fill_defaults(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;

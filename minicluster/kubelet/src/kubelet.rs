@@ -75,14 +75,14 @@ impl Kubelet {
         ready(Handle { shared: shared.clone() });
         let mut events = shared.runtime.events();
         let node = tokio::spawn(node::run(shared.clone()));
-        let _subscriptions = watched.map(|w| {
+        if let Some(watched) = watched {
             let shared = Arc::downgrade(&shared);
-            w.subscribe(move |is_secret, key| {
+            watched.on_change(move |is_secret, key| {
                 if let Some(shared) = shared.upgrade() {
                     shared.reference_changed(is_secret, key.namespace().unwrap_or_default(), key.name());
                 }
-            })
-        });
+            });
+        }
         let inbox = pods.inbox(&shared.config.node_name);
         #[cfg(feature = "cri")]
         own_tasks(&shared);

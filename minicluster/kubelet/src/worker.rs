@@ -252,6 +252,7 @@ impl Shared {
         }
         drop(state);
         self.cells.lock().remove(&cell.uid);
+        self.objects.forget(&cell.uid);
     }
 
     /// Something the runtime holds changed.

@@ -26,17 +26,7 @@ struct World {
 
 async fn world(script: impl Fn(&str) -> Behaviour + Send + Sync + 'static) -> World {
     let key = rcgen::KeyPair::generate().unwrap();
-    let config = ApiConfig {
-        service_cidr: "10.96.0.0/16".parse().unwrap(),
-        node_ports: (30_000, 32_767),
-        issuer: "https://kubernetes.default.svc.cluster.local".into(),
-        token_key_pkcs8: key.serialize_der(),
-        ca_pem: String::new(),
-        git_version: "v1.36.0".into(),
-        kubelet_tls: None,
-        admission: Default::default(),
-        seed: 7,
-    };
+    let config = ApiConfig { seed: 7, ..ApiConfig::new(key.serialize_der()) };
     let api = minicluster_apiserver::Api::new(Store::memory(), config).unwrap();
     bootstrap::run(&api, None).await.unwrap();
     let client = Client::new(InProcess::new(&api, Identity::system()), "default");

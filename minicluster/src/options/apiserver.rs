@@ -4,7 +4,9 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
-use super::{admission::AdmissionOptions, audit::AuditOptions, duration::GoDuration};
+use super::{
+    admission::AdmissionOptions, audit::AuditOptions, duration::GoDuration, identity::IdentityOptions,
+};
 
 /// What only the API server is told.
 #[derive(Args, Clone, Debug)]
@@ -47,6 +49,9 @@ pub struct ApiserverOptions {
     /// What admission is told
     #[command(flatten)]
     pub admission: AdmissionOptions,
+    /// Who is who, and who may do what
+    #[command(flatten)]
+    pub identity: IdentityOptions,
 }
 
 impl ApiserverOptions {

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// # Errors
 /// 403 for a user who could not delete the object, or not set finalizers on the owner.
-pub(super) fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResult<()> {
+pub(super) async fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResult<()> {
     let is_status =
         cx.resource.group.is_empty() && cx.resource.plural == "pods" && cx.info.subresource == "status";
     let owners = |obj: &Value| object::list(obj, &["metadata", "ownerReferences"]).to_vec();
@@ -24,7 +24,7 @@ pub(super) fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResu
         return Ok(());
     }
     let refuse = |why: String| Err(ApiError::forbidden(&cx.resource, object::name(obj), why));
-    if old.is_some() && !allows(cx, &Attributes { verb: "delete", ..Attributes::of(&cx.info) }) {
+    if old.is_some() && !allows(cx, &Attributes { verb: "delete", ..Attributes::of(&cx.info) }).await {
         return refuse("cannot set an ownerRef on a resource you can't delete: , <nil>".to_owned());
     }
     let blocks = |owner: &Value| owner.get("blockOwnerDeletion").and_then(Value::as_bool) == Some(true);
@@ -37,12 +37,11 @@ pub(super) fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResu
         version: "*",
         resource: "*",
         subresource: "finalizers",
-        namespace: "",
         name: "*",
-        path: "",
         is_resource: true,
+        ..Attributes::default()
     };
-    if blocking.is_empty() || allows(cx, &update) {
+    if blocking.is_empty() || allows(cx, &update).await {
         return Ok(());
     }
     for owner in blocking {
@@ -63,7 +62,7 @@ pub(super) fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResu
             name: object::text(owner, &["name"]),
             ..update
         };
-        if !allows(cx, &asked) {
+        if !allows(cx, &asked).await {
             return refuse(
                 "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: , \
                  <nil>"
@@ -74,6 +73,6 @@ pub(super) fn enforce(cx: &Context, obj: &Value, old: Option<&Value>) -> ApiResu
     Ok(())
 }
 
-fn allows(cx: &Context, asked: &Attributes<'_>) -> bool {
-    cx.api.rbac.allows(&cx.user, asked).is_some()
+async fn allows(cx: &Context, asked: &Attributes<'_>) -> bool {
+    cx.api.authorizer.decide(&cx.api, &cx.user, asked).await.is_allowed()
 }

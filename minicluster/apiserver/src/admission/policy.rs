@@ -266,9 +266,11 @@ fn authorizer(cx: &Context, event: &Event<'_>) -> Authorizer {
             name: &asked.name,
             path: &asked.path,
             is_resource: asked.path.is_empty(),
+            fields: &[],
+            labels: &[],
         };
-        let allowed = api.rbac.allows(&user, &attributes);
-        (allowed.is_some(), allowed.unwrap_or_default())
+        let verdict = api.authorizer.decide_here(&user, &attributes);
+        (verdict.is_allowed(), verdict.reason.into_owned())
     })
 }
 

@@ -9,6 +9,7 @@ use windlass_crd::selector::LabelSelector;
 
 use super::{about, parent};
 use crate::{
+    admission,
     body::{self, Body},
     context::Context,
     decode, delete, object, read,
@@ -26,6 +27,7 @@ pub(super) async fn handle(cx: &Context, body: Bytes) -> ApiResult<Response<Body
     if !given.is_empty() && given != cx.info.name {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
+    admission::ask(cx, &eviction).await?;
     let options =
         eviction.get("deleteOptions").filter(|o| o.is_object()).cloned().unwrap_or_else(|| json!({}));
     let pod = parent(cx).await?;

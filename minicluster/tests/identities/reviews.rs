@@ -1,0 +1,193 @@
+//! Questions about who may do what.
+
+use super::world::Row;
+
+pub(crate) const REVIEWS: &[Row] = &[
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"namespace\":\"dev\"}}}",
+        201,
+        "\"reason\":\"RBAC: allowed by RoleBinding \\\"alice/dev\\\" of ClusterRole \\\"edit\\\" to User \\\"alice\\\"\"",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"namespace\":\"ops\"}}}",
+        201,
+        "\"allowed\":false",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"nonResourceAttributes\":{\"verb\":\"get\",\"path\":\"/version\"}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{}}",
+        422,
+        "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"nonResourceAttributes\":{},\"resourceAttributes\":{}}}",
+        422,
+        "cannot be specified in combination with resourceAttributes",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"metadata\":{\"name\":\"x\"},\"spec\":{\"resourceAttributes\":{\"verb\":\"get\"}}}",
+        422,
+        "must be empty",
+    ),
+    (
+        "bob",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"secrets\",\"namespace\":\"ops\",\"name\":\"two\"}}}",
+        201,
+        "RBAC: role.rbac.authorization.k8s.io \\\"nowhere\\\" not found",
+    ),
+    (
+        "n1",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"secrets\",\"namespace\":\"dev\",\"name\":\"s2\"}}}",
+        201,
+        "no relationship found between node 'n1' and this object",
+    ),
+    (
+        "root",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"*\",\"group\":\"*\",\"resource\":\"*\"}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"alice\",\"resourceAttributes\":{\"verb\":\"create\",\"group\":\"apps\",\"resource\":\"deployments\",\"namespace\":\"dev\"}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"groups\":[\"ops\"],\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"secrets\",\"namespace\":\"ops\"}}}",
+        201,
+        "RoleBinding \\\"ops/ops\\\" of ClusterRole \\\"edit\\\" to Group \\\"ops\\\"",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"system:serviceaccount:dev:robot\",\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"pods\",\"namespace\":\"dev\"}}}",
+        201,
+        "to ServiceAccount \\\"robot/dev\\\"",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"system:node:n1\",\"groups\":[\"system:nodes\"],\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"fieldSelector\":{\"requirements\":[{\"key\":\"spec.nodeName\",\"operator\":\"In\",\"values\":[\"n1\"]}]}}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"system:node:n1\",\"groups\":[\"system:nodes\"],\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"fieldSelector\":{\"rawSelector\":\"spec.nodeName=n1\"}}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"system:node:n1\",\"groups\":[\"system:nodes\"],\"resourceAttributes\":{\"verb\":\"list\",\"resource\":\"pods\",\"fieldSelector\":{\"requirements\":[{\"key\":\"spec.nodeName\",\"operator\":\"Exists\"}]}}}}",
+        201,
+        "spec.resourceAttributes.fieldSelector ignored due to parse error",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"user\":\"a\",\"resourceAttributes\":{\"verb\":\"list\",\"fieldSelector\":{\"rawSelector\":\"a=b\",\"requirements\":[{\"key\":\"a\",\"operator\":\"In\",\"values\":[\"b\"]}]}}}}",
+        422,
+        "spec.resourceAttributes.fieldSelector.rawSelector: Invalid value: \"a=b\": may not specified at the same time as requirements",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/subjectaccessreviews {\"spec\":{\"resourceAttributes\":{\"verb\":\"get\"}}}",
+        422,
+        "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/namespaces/dev/localsubjectaccessreviews {\"metadata\":{\"namespace\":\"dev\"},\"spec\":{\"user\":\"alice\",\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"pods\",\"namespace\":\"dev\"}}}",
+        201,
+        "\"allowed\":true",
+    ),
+    (
+        "rita",
+        "POST /apis/authorization.k8s.io/v1/namespaces/dev/localsubjectaccessreviews {\"metadata\":{\"namespace\":\"dev\"},\"spec\":{\"user\":\"alice\",\"resourceAttributes\":{\"verb\":\"get\",\"resource\":\"pods\",\"namespace\":\"ops\"}}}",
+        422,
+        "spec.resourceAttributes.namespace: Invalid value: \"ops\": must match metadata.namespace",
+    ),
+    (
+        "ruth",
+        "POST /apis/authorization.k8s.io/v1/namespaces/dev/localsubjectaccessreviews {\"metadata\":{\"namespace\":\"dev\"},\"spec\":{\"user\":\"bob\",\"resourceAttributes\":{\"verb\":\"delete\",\"resource\":\"pods\",\"namespace\":\"dev\"}}}",
+        201,
+        "\"allowed\":false",
+    ),
+    (
+        "alice",
+        "POST /apis/authorization.k8s.io/v1/namespaces/dev/localsubjectaccessreviews {}",
+        403,
+        "cannot create resource \"localsubjectaccessreviews\"",
+    ),
+    (
+        "bob",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews {\"spec\":{\"namespace\":\"ops\"}}",
+        201,
+        "\"resourceNames\":[\"one\"]",
+    ),
+    (
+        "bob",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews {\"spec\":{\"namespace\":\"ops\"}}",
+        201,
+        "\"evaluationError\":\"role.rbac.authorization.k8s.io \\\"nowhere\\\" not found\"",
+    ),
+    (
+        "bob",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews {\"spec\":{}}",
+        400,
+        "no namespace on request",
+    ),
+    (
+        "n1",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews {\"spec\":{\"namespace\":\"dev\"}}",
+        201,
+        "node authorizer does not support user rule resolution",
+    ),
+    (
+        "root",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectrulesreviews {\"spec\":{\"namespace\":\"dev\"}}",
+        201,
+        "\"nonResourceURLs\":[\"*\"]",
+    ),
+    (
+        "anonymous",
+        "POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews {}",
+        403,
+        "User \"system:anonymous\" cannot create",
+    ),
+    ("jane", "POST /apis/authentication.k8s.io/v1/selfsubjectreviews {}", 201, "\"username\":\"jane\""),
+    (
+        "robot-p1",
+        "POST /apis/authentication.k8s.io/v1/selfsubjectreviews {}",
+        201,
+        "\"authentication.kubernetes.io/pod-name\":[\"p1\"]",
+    ),
+    (
+        "robot-p1",
+        "POST /apis/authentication.k8s.io/v1/selfsubjectreviews {}",
+        201,
+        "\"authentication.kubernetes.io/node-name\":[\"n1\"]",
+    ),
+    (
+        "robot-n1",
+        "POST /apis/authentication.k8s.io/v1/selfsubjectreviews {}",
+        201,
+        "\"authentication.kubernetes.io/node-uid\":[\"$n1-uid\"]",
+    ),
+    (
+        "anonymous",
+        "POST /apis/authentication.k8s.io/v1/selfsubjectreviews {}",
+        403,
+        "User \"system:anonymous\" cannot create",
+    ),
+];
