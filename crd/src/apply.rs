@@ -14,7 +14,7 @@ mod walk;
 
 use serde_json::Value;
 
-use crate::schema::Schema;
+use crate::schema::{ListType, MapType, Schema};
 use managers::{Managers, Owner};
 use set::Set;
 use walk::{Comparison, Emptied};
@@ -174,6 +174,52 @@ pub fn apply(
     managers.drop_empty();
     finish(managers, live, &before, &mut new, changes.is_empty());
     Ok(new)
+}
+
+/// Merges a configuration into an object by the rules of server-side apply, without a thought to ownership.
+///
+/// # Errors
+/// When the configuration names what the schema does not declare, or would replace a list, map or structure that is one
+/// value, and with it what it does not name.
+pub fn merge(live: &Value, patch: &Value, schema: &Schema) -> Result<Value, String> {
+    walk::field_set(patch, Some(schema))
+        .map_err(|why| format!("failed to convert patch object to typed object: {why}"))?;
+    let mut atomics = Vec::new();
+    find_atomics(patch, schema, "", &mut atomics);
+    if !atomics.is_empty() {
+        let all = atomics.join(", ");
+        return Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {all}"
+        ));
+    }
+    Ok(walk::merge(Some(live), Some(patch), Some(schema)))
+}
+
+/// The paths in a value at which something stands that merges as one.
+fn find_atomics(value: &Value, schema: &Schema, path: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            if schema.map_type() == MapType::Atomic {
+                found.push(path.to_owned());
+            }
+            for (name, value) in fields {
+                if let Some(schema) = schema.member(name) {
+                    find_atomics(value, schema, &format!("{path}.{name}"), found);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if schema.list_type == ListType::Atomic {
+                found.push(path.to_owned());
+            }
+            for (i, value) in items.iter().enumerate() {
+                if let Some(schema) = schema.items() {
+                    find_atomics(value, schema, &format!("{path}[{i}]"), found);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Checks that a configuration names only what its schema declares, before anything else is done with it.

@@ -56,8 +56,28 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     if runs(Plugin::NamespaceExists) {
         namespace::exists(cx)?;
     }
-    let main = cx.info.subresource.is_empty();
-    let mut changed = match (cx.resource.group.as_ref(), cx.resource.plural.as_ref()) {
+    let mut changed = mutate_kind(cx, op, obj, old).await?;
+    let mut invoked = Vec::new();
+    let mut by_users = false;
+    if runs(Plugin::MutatingAdmissionPolicy) && matches!(op, Operation::Create | Operation::Update) {
+        (by_users, invoked) = policy::mutate(cx, op, obj, old)?;
+    }
+    if runs(Plugin::MutatingAdmissionWebhook) {
+        by_users |= webhook::mutate(cx, op, obj, old).await?;
+    }
+    if by_users {
+        // What the cluster's users changed is looked at once more: a new container wants its token, too.
+        changed |= mutate_kind(cx, op, obj, old).await?;
+        policy::reinvoke(cx, op, obj, old, &mut invoked)?;
+    }
+    Ok(changed | by_users)
+}
+
+/// The plugins that know what kind of object it is. True when one concerned it.
+async fn mutate_kind(cx: &Context, op: Operation, obj: &mut Value, old: Option<&Value>) -> ApiResult<bool> {
+    let runs = |plugin| cx.api.config.admission.runs(plugin);
+    let (creates, main) = (op == Operation::Create, cx.info.subresource.is_empty());
+    let changed = match (cx.resource.group.as_ref(), cx.resource.plural.as_ref()) {
         ("", "pods") => mutate_pod(cx, op, obj, old).await?,
         ("", "nodes") if creates && main && runs(Plugin::TaintNodesByCondition) => {
             node::taint_not_ready(obj);
@@ -77,9 +97,6 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
         && let Some(finalizer) = classes::protection(&cx.resource.group, &cx.resource.plural)
     {
         classes::protect(obj, finalizer);
-    }
-    if runs(Plugin::MutatingAdmissionWebhook) {
-        changed |= webhook::mutate(cx, op, obj, old).await?;
     }
     Ok(changed)
 }

@@ -1,33 +1,46 @@
-//! CEL expressions of the cluster's users: conditions of webhooks, rules of custom schemas.
+//! CEL expressions of the cluster's users: conditions of webhooks, admission policies, rules of custom schemas.
 //!
-//! Everything that touches the engine is in here. What it lacks is known: types are not checked before an expression
-//! runs, and the cost of a run has no bound but the sizes of expression and object.
+//! Everything that touches the engine is in here. What the engine does not know is put into words that it does
+//! ([`rewrite`]): objects that are constructed, and a count of all steps, so that no expression runs without end.
 //! Source: `k8s.io/apiserver/pkg/cel`.
 
-use std::{collections::HashMap, sync::Arc};
+mod authorizer;
+mod rewrite;
+mod rules;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use kube_cel::{
-    CompiledSchema, ErrorKind, KubeCelExt, RootContext, Validator,
+    KubeCelExt,
     cel::{
-        Context, Program, Value as Cel,
+        Context, ExecutionError, IdedExpr, Value as Cel,
         objects::{Key, Map},
+        parser::Parser,
     },
-    compile_schema,
 };
-use serde_json::Value;
-use windlass_crd::field::{self, Error, ErrorList, Path};
+use serde_json::{Map as JsonMap, Number, Value};
 
-use crate::{object, registry::Resource};
+pub(crate) use authorizer::{Authorizer, Question};
+pub(crate) use rules::{Rules, check_rules};
 
 /// The longest expression, bytes.
 const LENGTH_MAX: usize = 100 << 10;
+
+/// How many turns all loops of the expressions of one scope may take together.
+const STEPS_MAX: u64 = 1_000_000;
 
 /// An expression, or why it is none.
 pub(crate) type Compiled = Result<Expression, String>;
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(crate) struct Expression(Program);
+pub(crate) struct Expression(IdedExpr);
 
 impl Expression {
     /// Compiles an expression.
@@ -38,60 +51,116 @@ impl Expression {
         if text.len() > LENGTH_MAX {
             return Err(format!("compilation failed: the expression is longer than {LENGTH_MAX} bytes"));
         }
-        Program::compile(text).map(Self).map_err(|error| format!("compilation failed: {error}"))
+        let parser = Parser::new().enable_optional_syntax(true);
+        let parsed = parser.parse(text).map_err(|error| format!("compilation failed: {error}"))?;
+        rewrite::rewrite(parsed).map(Self).map_err(|why| format!("compilation failed: {why}"))
+    }
+
+    fn evaluate(&self, scope: &Scope<'_>) -> Result<Cel, String> {
+        Cel::resolve(&self.0, &scope.context).map_err(|error| scope.told(&error))
     }
 
     /// Evaluates a condition.
     ///
     /// # Errors
     /// What went wrong, or that the result is no truth.
-    pub(crate) fn holds(&self, scope: &Scope) -> Result<bool, String> {
-        match self.0.execute(&scope.0) {
-            Ok(Cel::Bool(holds)) => Ok(holds),
-            Ok(_) => Err("cel expression must evaluate to a bool".to_owned()),
-            Err(error) => Err(error.to_string()),
+    pub(crate) fn holds(&self, scope: &Scope<'_>) -> Result<bool, String> {
+        match self.evaluate(scope)? {
+            Cel::Bool(holds) => Ok(holds),
+            _ => Err("cel expression must evaluate to a bool".to_owned()),
         }
     }
-}
 
-impl Expression {
-    /// Evaluates to a text.
+    /// Evaluates to a text, or to nothing.
     ///
     /// # Errors
     /// What went wrong, or that the result is no text.
-    pub(crate) fn text(&self, scope: &Scope) -> Result<String, String> {
-        match self.0.execute(&scope.0) {
-            Ok(Cel::String(text)) => Ok(text.to_string()),
-            Ok(_) => Err("cel expression must evaluate to a string".to_owned()),
-            Err(error) => Err(error.to_string()),
+    pub(crate) fn text(&self, scope: &Scope<'_>) -> Result<Option<String>, String> {
+        match self.evaluate(scope)? {
+            Cel::String(text) => Ok(Some(text.to_string())),
+            Cel::Null => Ok(None),
+            _ => Err("cel expression must evaluate to a string".to_owned()),
         }
+    }
+
+    /// Evaluates to anything that JSON can say.
+    ///
+    /// # Errors
+    /// What went wrong, or what JSON cannot say.
+    pub(crate) fn json(&self, scope: &Scope<'_>) -> Result<Value, String> {
+        json_of(&self.evaluate(scope)?)
     }
 }
 
 /// The variables that an expression sees.
-pub(crate) struct Scope(Context<'static>);
+pub(crate) struct Scope<'a> {
+    context: Context<'a>,
+    /// Variables that could not be evaluated, and why.
+    failed: Vec<(String, String)>,
+}
 
-impl Scope {
-    /// With Kubernetes' libraries, and these variables.
-    pub(crate) fn new(variables: &[(&str, &Value)]) -> Self {
+impl Scope<'static> {
+    /// With Kubernetes' libraries, and these variables. All scopes below share one count of steps.
+    pub(crate) fn new(variables: &[(&str, &Value)], authorizer: Option<&Authorizer>) -> Self {
         let mut context = Context::default().with_all();
+        let steps = Arc::new(AtomicU64::new(0));
+        context.add_function(rewrite::STEP, move || -> Result<bool, ExecutionError> {
+            match steps.fetch_add(1, Ordering::Relaxed) {
+                taken if taken < STEPS_MAX => Ok(true),
+                _ => Err(ExecutionError::function_error("loop", BUDGET)),
+            }
+        });
         for (name, value) in variables {
             context.add_variable_from_value(*name, value_of(value));
         }
-        Self(context)
+        if let Some(authorizer) = authorizer {
+            authorizer.add_to(&mut context);
+        }
+        Self { context, failed: Vec::new() }
+    }
+}
+
+/// Upstream's words for an expression that runs too long.
+const BUDGET: &str =
+    "operation cancelled: actual cost limit exceeded, no further validation rules will be run";
+
+impl Scope<'_> {
+    /// A scope below this one, whose variables hide those of the same name above.
+    pub(crate) fn child(&self, variables: &[(&str, &Value)]) -> Scope<'_> {
+        let mut context = self.context.new_inner_scope();
+        for (name, value) in variables {
+            context.add_variable_from_value(*name, value_of(value));
+        }
+        Scope { context, failed: Vec::new() }
     }
 
     /// Adds a map of variables, each of which the expressions after it see.
     pub(crate) fn define(&mut self, name: &str, variables: &[(String, Compiled)]) {
         let mut known = HashMap::new();
-        self.0.add_variable_from_value(name, Cel::Map(Map { map: Arc::default() }));
+        self.context.add_variable_from_value(name, Cel::Map(Map { map: Arc::default() }));
         for (variable, expression) in variables {
-            // One that cannot be evaluated is missed only by those who use it.
-            let Some(value) = expression.as_ref().ok().and_then(|e| e.0.execute(&self.0).ok()) else {
-                continue;
-            };
-            known.insert(Key::String(Arc::new(variable.clone())), value);
-            self.0.add_variable_from_value(name, Cel::Map(Map { map: Arc::new(known.clone()) }));
+            let value = expression.as_ref().map_err(Clone::clone).and_then(|e| e.evaluate(self));
+            match value {
+                Ok(value) => {
+                    known.insert(Key::String(Arc::new(variable.clone())), value);
+                    self.context
+                        .add_variable_from_value(name, Cel::Map(Map { map: Arc::new(known.clone()) }));
+                }
+                // One that cannot be evaluated is missed only by those who use it.
+                Err(why) => self.failed.push((variable.clone(), why)),
+            }
+        }
+    }
+
+    /// What a client is told of an error.
+    fn told(&self, error: &ExecutionError) -> String {
+        match error {
+            ExecutionError::NoSuchKey(key) => match self.failed.iter().find(|(name, _)| *name == **key) {
+                Some((name, why)) => format!("composited variable \"{name}\" fails to evaluate: {why}"),
+                None => format!("no such key: {key}"),
+            },
+            ExecutionError::FunctionError { message, .. } if message == BUDGET => BUDGET.to_owned(),
+            other => other.to_string(),
         }
     }
 }
@@ -114,83 +183,29 @@ fn value_of(value: &Value) -> Cel {
     }
 }
 
-/// The `x-kubernetes-validations` of a custom schema.
-#[derive(Debug)]
-pub(crate) struct Rules(CompiledSchema);
-
-impl Rules {
-    /// Compiles the rules of a schema, if it has any.
-    pub(crate) fn of(schema: &Value) -> Option<Self> {
-        has_rules(schema).then(|| Self(compile_schema(schema)))
-    }
-
-    /// Holds an object to the rules; `old` is what it was before.
-    pub(crate) fn validate(&self, resource: &Resource, obj: &Value, old: Option<&Value>) -> ErrorList {
-        let root = RootContext {
-            api_version: resource.api_version(),
-            api_group: resource.group.to_string(),
-            kind: resource.kind.to_string(),
-        };
-        let checked = Validator::new().validate_compiled_with_context(&self.0, obj, old, Some(&root));
-        let Err(errors) = checked else { return ErrorList::new() };
-        errors.into_vec().into_iter().map(|error| told(obj, error)).collect()
-    }
-}
-
-/// An error as upstream tells it: with the kind of value where the rule stands.
-fn told(obj: &Value, error: kube_cel::ValidationError) -> Error {
-    let steps: Vec<&str> = error.field_path.split('.').filter(|step| !step.is_empty()).collect();
-    let path = match steps.as_slice() {
-        [] => field::EMPTY.clone(),
-        _ => field::root(error.field_path.clone()),
-    };
-    let value = object::at(obj, &steps);
-    let shown = match value {
-        Some(Value::Object(_)) => "object".into(),
-        Some(Value::Array(_)) => "array".into(),
-        Some(other) => other.clone(),
-        None => "object".into(),
-    };
-    match (error.kind, error.reason.as_deref()) {
-        (ErrorKind::ValidationFailure, Some("FieldValueForbidden")) => Error::forbidden(path, error.message),
-        (ErrorKind::ValidationFailure, Some("FieldValueRequired")) => Error::required(path, error.message),
-        (ErrorKind::ValidationFailure, Some("FieldValueDuplicate")) => Error::duplicate(path, shown),
-        _ => Error::invalid(path, shown, error.message),
-    }
-}
-
-/// The rules of a schema have to be expressions.
-pub(crate) fn check_rules(schema: &Value, path: &Path, errors: &mut ErrorList) {
-    let rules = object::list(schema, &["x-kubernetes-validations"]);
-    for (i, rule) in rules.iter().enumerate() {
-        let path = path.child("x-kubernetes-validations").index(i);
-        for (field, required) in [("rule", true), ("messageExpression", false)] {
-            let text = object::text(rule, &[field]);
-            if text.trim().is_empty() {
-                if required {
-                    errors.push(Error::required(path.child(field), "rule is not specified"));
-                }
-            } else if let Err(why) = Expression::compile(text) {
-                errors.push(Error::invalid(path.child(field), text, why));
+/// What an expression made, as JSON.
+fn json_of(value: &Cel) -> Result<Value, String> {
+    let cannot = |what: &str| format!("a {what} cannot be written as JSON");
+    Ok(match value {
+        Cel::Null => Value::Null,
+        Cel::Bool(value) => Value::Bool(*value),
+        Cel::Int(number) => Value::from(*number),
+        Cel::UInt(number) => Value::from(*number),
+        Cel::Float(number) => Value::Number(Number::from_f64(*number).ok_or_else(|| cannot("number"))?),
+        Cel::String(text) => Value::String(text.to_string()),
+        Cel::List(items) => Value::Array(items.iter().map(json_of).collect::<Result<_, _>>()?),
+        Cel::Map(map) => {
+            let mut fields: Vec<(String, Value)> = Vec::with_capacity(map.map.len());
+            for (key, value) in map.map.iter() {
+                let Key::String(key) = key else { return Err(cannot("map key that is no string")) };
+                fields.push((key.to_string(), json_of(value)?));
             }
+            // A map has no order of its own, and what is stored needs one.
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(fields.into_iter().collect::<JsonMap<_, _>>())
         }
-    }
-    for field in ["items", "additionalProperties"] {
-        if let Some(inner) = schema.get(field) {
-            check_rules(inner, &path.child(field), errors);
-        }
-    }
-    for (name, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        check_rules(inner, &path.child("properties").key(name), errors);
-    }
-}
-
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
-        Value::Array(items) => items.iter().any(has_rules),
-        _ => false,
-    }
+        other => return Err(cannot(&other.type_of().to_string())),
+    })
 }
 
 #[cfg(test)]
@@ -202,7 +217,7 @@ mod tests {
     #[test]
     fn conditions_see_their_variables_and_kubernetes_libraries() {
         let object = json!({"metadata": {"name": "web-1"}, "spec": {"replicas": 3, "cpu": "500m"}});
-        let scope = Scope::new(&[("object", &object), ("oldObject", &Value::Null)]);
+        let scope = Scope::new(&[("object", &object), ("oldObject", &Value::Null)], None);
         let cases = [
             ("object.spec.replicas + 1 == 4", Ok(true)),
             ("object.metadata.name.startsWith('db')", Ok(false)),

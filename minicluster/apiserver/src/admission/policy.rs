@@ -1,54 +1,71 @@
-//! ValidatingAdmissionPolicy: what the cluster's users refuse, in CEL, without a server of their own.
+//! Admission policies: what the cluster's users change and refuse, in CEL, without a server of their own.
 //!
-//! A policy says what has to hold, a binding where and with which parameters. `authorizer` is not among the variables
-//! yet, and types are not checked before an expression runs.
-//! Source: `k8s.io/apiserver/pkg/admission/plugin/policy/validating`.
+//! A policy says what has to hold or what is changed, a binding where and with which parameters. Which policies a request
+//! concerns is decided here; [`validating`] and [`mutating`] carry them out. Expressions are compiled once, when the
+//! policies or bindings change, and see variables that are made once for each request.
+//! Source: `k8s.io/apiserver/pkg/admission/plugin/policy`.
+
+mod mutating;
+mod parameters;
+mod validating;
+
+use std::sync::Arc;
 
 use minicluster_store::{Snapshot, Store};
 use serde_json::Value;
-use windlass_crd::selector::LabelSelector;
 
-use super::{
-    Operation,
-    matching::{Asked, Event, Rule, Selectors, namespace, namespace_labels},
-    webhook::is_exempt,
-};
+use super::matching::{Asked, Event, Rule, Selectors, namespace, namespace_labels};
 use crate::{
-    cel::{Compiled, Expression, Scope},
+    authn::Identity,
+    authz::Attributes,
+    cel::{Authorizer, Compiled, Expression, Question, Scope},
     context::Context,
     object,
-    status::{ApiError, ApiResult},
     view::{self, View},
 };
 
-const POLICIES: &str = "/registry/validatingadmissionpolicies/";
-const BINDINGS: &str = "/registry/validatingadmissionpolicybindings/";
+pub(super) use mutating::{mutate, reinvoke};
+pub(super) use validating::validate;
+
+const VALIDATING: [&str; 2] =
+    ["/registry/validatingadmissionpolicies/", "/registry/validatingadmissionpolicybindings/"];
+const MUTATING: [&str; 2] =
+    ["/registry/mutatingadmissionpolicies/", "/registry/mutatingadmissionpolicybindings/"];
 
 /// The policies that are bound, as of now.
-pub struct Policies(View<Vec<Bound>>);
+pub struct Policies {
+    validating: View<Vec<Bound>>,
+    mutating: View<Vec<Bound>>,
+}
 
 impl Policies {
     /// Reads policies and bindings from the store.
     pub fn new(store: &Store) -> Self {
-        Self(View::new(store, &[POLICIES, BINDINGS], build))
+        Self {
+            validating: View::new(store, &VALIDATING, build),
+            mutating: View::new(store, &MUTATING, build),
+        }
     }
 }
 
-fn build(snapshot: &Snapshot, _: &'static [&'static str]) -> Vec<Bound> {
-    let policies: Vec<(String, Value)> =
-        view::objects(snapshot, POLICIES).map(|(_, obj)| (object::name(&obj).to_owned(), obj)).collect();
+fn build(snapshot: &Snapshot, prefixes: &'static [&'static str]) -> Vec<Bound> {
+    let policies: Vec<Arc<Policy>> =
+        view::objects(snapshot, prefixes[0]).map(|(_, obj)| Arc::new(Policy::read(&obj))).collect();
     let bound = |binding: &Value| {
         let wanted = object::text(binding, &["spec", "policyName"]);
-        let (_, policy) = policies.iter().find(|(name, _)| name == wanted)?;
-        Some(Bound { policy: Policy::read(policy), binding: Binding::read(binding) })
+        let policy = policies.iter().find(|policy| policy.name == wanted)?;
+        Some(Bound { policy: Arc::clone(policy), binding: Binding::read(binding) })
     };
-    view::objects(snapshot, BINDINGS).filter_map(|(_, binding)| bound(&binding)).collect()
+    let mut all: Vec<Bound> =
+        view::objects(snapshot, prefixes[1]).filter_map(|(_, binding)| bound(&binding)).collect();
+    all.sort_by(|a, b| (&a.policy.name, &a.binding.name).cmp(&(&b.policy.name, &b.binding.name)));
+    all
 }
 
 /// A policy under one of its bindings.
 #[derive(Debug)]
 struct Bound {
-    policy: Policy,
+    policy: Arc<Policy>,
     binding: Binding,
 }
 
@@ -60,17 +77,12 @@ struct Policy {
     parameters: Option<(String, String)>,
     conditions: Vec<Compiled>,
     variables: Vec<(String, Compiled)>,
-    validations: Vec<Validation>,
+    validations: Vec<validating::Validation>,
+    /// Keys and values of what is noted for the audit log.
+    annotations: Vec<(String, Compiled)>,
+    mutations: Vec<mutating::Mutation>,
+    reinvoked: bool,
     ignores_failure: bool,
-}
-
-#[derive(Debug)]
-struct Validation {
-    text: String,
-    holds: Compiled,
-    message: String,
-    message_expression: Option<Compiled>,
-    reason: String,
 }
 
 #[derive(Debug)]
@@ -124,9 +136,12 @@ impl Matching {
     }
 }
 
+fn compile(item: &Value, field: &str) -> Compiled {
+    Expression::compile(object::text(item, &[field]))
+}
+
 impl Policy {
     fn read(obj: &Value) -> Self {
-        let compile = |item: &Value, field: &str| Expression::compile(object::text(item, &[field]));
         let spec = obj.get("spec").unwrap_or(&Value::Null);
         let list = |field: &str| object::list(spec, &[field]).iter();
         let text = |item: &Value, field: &str| object::text(item, &[field]).to_owned();
@@ -138,18 +153,27 @@ impl Policy {
             parameters: kind,
             conditions: list("matchConditions").map(|c| compile(c, "expression")).collect(),
             variables: list("variables").map(|v| (text(v, "name"), compile(v, "expression"))).collect(),
-            validations: list("validations")
-                .map(|v| Validation {
-                    text: text(v, "expression").trim().to_owned(),
-                    holds: compile(v, "expression"),
-                    message: text(v, "message").trim().to_owned(),
-                    message_expression: object::at(v, &["messageExpression"])
-                        .map(|_| compile(v, "messageExpression")),
-                    reason: text(v, "reason"),
-                })
+            validations: list("validations").map(validating::Validation::read).collect(),
+            annotations: list("auditAnnotations")
+                .map(|a| (text(a, "key"), compile(a, "valueExpression")))
                 .collect(),
+            mutations: list("mutations").map(mutating::Mutation::read).collect(),
+            reinvoked: object::text(spec, &["reinvocationPolicy"]) == "IfNeeded",
             ignores_failure: object::text(spec, &["failurePolicy"]) == "Ignore",
         }
+    }
+
+    /// Whether all its match conditions hold. One that fails outweighs those that cannot be evaluated.
+    fn wants(&self, scope: &Scope<'_>) -> Result<bool, String> {
+        let mut error = None;
+        for condition in &self.conditions {
+            match condition.as_ref().map_err(Clone::clone).and_then(|condition| condition.holds(scope)) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(why) => error = error.or(Some(why)),
+            }
+        }
+        error.map_or(Ok(true), Err)
     }
 }
 
@@ -165,171 +189,104 @@ impl Binding {
     }
 }
 
-/// Why a policy refuses.
-struct Refusal {
-    message: String,
-    reason: String,
+/// What all policies see of a request.
+struct Seen {
+    namespace: Value,
+    authorizer: Authorizer,
 }
 
-/// Lets the bound policies judge the final object.
-///
-/// # Errors
-/// The first refusal, in the order of the bindings' names.
-pub(super) fn validate(
-    cx: &Context,
-    op: Operation,
-    obj: Option<&Value>,
-    old: Option<&Value>,
-) -> ApiResult<()> {
-    let all = cx.api.policies.0.get();
-    if all.is_empty() || is_exempt(&cx.resource) {
-        return Ok(());
+impl Seen {
+    fn of(cx: &Context, event: &Event<'_>) -> Self {
+        let facts = namespace(cx);
+        let object = facts.map(|facts| visible_namespace(&facts.object)).unwrap_or_default();
+        Self { namespace: object, authorizer: authorizer(cx, event) }
     }
-    let event = Event { op, obj, old };
+
+    /// The variables of a request; those of parameters and policies come below.
+    fn scope(&self, request: &Value) -> Scope<'static> {
+        Scope::new(
+            &[
+                ("object", &request["object"]),
+                ("oldObject", &request["oldObject"]),
+                ("request", request),
+                ("namespaceObject", &self.namespace),
+            ],
+            Some(&self.authorizer),
+        )
+    }
+}
+
+/// What expressions see of a namespace: no managed fields, no owners.
+fn visible_namespace(namespace: &Value) -> Value {
+    const META: [&str; 7] =
+        ["name", "generateName", "labels", "annotations", "uid", "creationTimestamp", "deletionTimestamp"];
+    let mut shown = serde_json::json!({"metadata": {}});
+    for field in
+        META.into_iter().chain(["deletionGracePeriodSeconds", "resourceVersion", "generation", "finalizers"])
+    {
+        if let Some(value) = object::at(namespace, &["metadata", field]) {
+            shown["metadata"][field] = value.clone();
+        }
+    }
+    for part in ["spec", "status"] {
+        shown[part] = namespace.get(part).cloned().unwrap_or_else(|| serde_json::json!({}));
+    }
+    shown
+}
+
+fn authorizer(cx: &Context, event: &Event<'_>) -> Authorizer {
+    let name = event.obj.or(event.old).map(object::name).filter(|n| !n.is_empty()).unwrap_or(&cx.info.name);
+    let request = Question {
+        group: cx.resource.group.to_string(),
+        resource: cx.resource.plural.to_string(),
+        subresource: cx.info.subresource.clone(),
+        namespace: cx.info.namespace.clone(),
+        name: name.to_owned(),
+        ..Question::default()
+    };
+    let (api, user) = (Arc::clone(&cx.api), cx.user.clone());
+    Authorizer::new(request, move |asked| {
+        let user = match &asked.account {
+            None => user.clone(),
+            Some((namespace, name)) => {
+                let of_namespace = format!("system:serviceaccounts:{namespace}");
+                let groups = ["system:serviceaccounts", &of_namespace, "system:authenticated"];
+                Identity::new(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
+            }
+        };
+        let attributes = Attributes {
+            verb: &asked.verb,
+            group: &asked.group,
+            version: "*",
+            resource: &asked.resource,
+            subresource: &asked.subresource,
+            namespace: &asked.namespace,
+            name: &asked.name,
+            path: &asked.path,
+            is_resource: asked.path.is_empty(),
+        };
+        let allowed = api.rbac.allows(&user, &attributes);
+        (allowed.is_some(), allowed.unwrap_or_default())
+    })
+}
+
+/// The policies that a request concerns, in the order of their names.
+fn concerned<'p>(
+    cx: &Context,
+    all: &'p [Bound],
+    event: &Event<'_>,
+) -> impl Iterator<Item = &'p Bound> + use<'p> {
+    let exempt = all.is_empty() || super::webhook::is_exempt(&cx.resource);
     let asked =
         Asked { operation: event.operation(), resource: &cx.resource, subresource: &cx.info.subresource };
-    let labels = namespace_labels(cx, &event);
+    let labels = if exempt { None } else { namespace_labels(cx, event) };
     let name = event.obj.or(event.old).map(object::name).filter(|n| !n.is_empty()).unwrap_or(&cx.info.name);
-    let mut request = None;
-    for Bound { policy, binding } in all.iter() {
+    let concerns = |bound: &Bound| {
         let labels = labels.as_ref();
-        let narrowed = |m: &Matching| m.concerns(&asked, &event, name, labels, true);
-        if !policy.matching.concerns(&asked, &event, name, labels, false)
-            || !binding.matching.as_ref().is_none_or(narrowed)
-        {
-            continue;
-        }
-        let request = request.get_or_insert_with(|| super::webhook::request(cx, &event));
-        for refusal in judge(cx, policy, binding, request) {
-            act(cx, policy, binding, name, refusal)?;
-        }
-    }
-    Ok(())
-}
-
-fn act(cx: &Context, policy: &Policy, binding: &Binding, name: &str, refusal: Refusal) -> ApiResult<()> {
-    let does = |action: &str| binding.actions.iter().any(|a| a == action);
-    let (policy, bound) = (&policy.name, &binding.name);
-    if does("Warn") {
-        cx.warn(format!(
-            "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{bound}': {}",
-            refusal.message
-        ));
-    }
-    if !does("Deny") {
-        return Ok(());
-    }
-    let message = format!(
-        "ValidatingAdmissionPolicy '{policy}' with binding '{bound}' denied request: {}",
-        refusal.message
-    );
-    let (code, reason) = match refusal.reason.as_str() {
-        "" | "Invalid" => (422, "Invalid".to_owned()),
-        "Unauthorized" => (401, refusal.reason),
-        "RequestEntityTooLarge" => (413, refusal.reason),
-        _ => (403, refusal.reason),
+        let narrowed = |m: &Matching| m.concerns(&asked, event, name, labels, true);
+        bound.policy.matching.concerns(&asked, event, name, labels, false)
+            && bound.binding.matching.as_ref().is_none_or(narrowed)
     };
-    Err(ApiError::forbidden(&cx.resource, name, &message).because(code, reason, message))
-}
-
-/// All refusals of a policy, for each of its parameters.
-fn judge(cx: &Context, policy: &Policy, binding: &Binding, request: &Value) -> Vec<Refusal> {
-    let failed = |message: String| match policy.ignores_failure {
-        true => Vec::new(),
-        false => vec![Refusal { message, reason: String::new() }],
-    };
-    let parameters = match parameters(cx, policy, binding) {
-        Ok(parameters) => parameters,
-        Err(why) => return failed(why),
-    };
-    parameters
-        .iter()
-        .flat_map(|params| judge_with(cx, policy, params, request).unwrap_or_else(failed))
-        .collect()
-}
-
-fn judge_with(
-    cx: &Context,
-    policy: &Policy,
-    params: &Value,
-    request: &Value,
-) -> Result<Vec<Refusal>, String> {
-    let namespace = namespace(cx).map(|facts| facts.object.clone()).unwrap_or_default();
-    let mut scope = Scope::new(&[
-        ("object", &request["object"]),
-        ("oldObject", &request["oldObject"]),
-        ("request", request),
-        ("params", params),
-        ("namespaceObject", &namespace),
-    ]);
-    for condition in &policy.conditions {
-        if !condition.as_ref().map_err(Clone::clone)?.holds(&scope)? {
-            return Ok(Vec::new());
-        }
-    }
-    scope.define("variables", &policy.variables);
-    let mut refusals = Vec::new();
-    for validation in &policy.validations {
-        let held = validation.holds.as_ref().map_err(Clone::clone).and_then(|e| e.holds(&scope));
-        let message = match held {
-            Ok(true) => continue,
-            Ok(false) => validation.message(&scope),
-            Err(_) if policy.ignores_failure => continue,
-            Err(why) => format!("expression '{}' resulted in error: {why}", validation.text),
-        };
-        refusals.push(Refusal { message, reason: validation.reason.clone() });
-    }
-    Ok(refusals)
-}
-
-impl Validation {
-    fn message(&self, scope: &Scope) -> String {
-        let made = self.message_expression.as_ref().and_then(|e| e.as_ref().ok()?.text(scope).ok());
-        match made.filter(|text| !text.trim().is_empty()) {
-            Some(text) => text.trim().to_owned(),
-            None if self.message.is_empty() => format!("failed expression: {}", self.text),
-            None => self.message.clone(),
-        }
-    }
-}
-
-/// The parameters to judge with; one `null` for a policy without.
-fn parameters(cx: &Context, policy: &Policy, binding: &Binding) -> Result<Vec<Value>, String> {
-    let (Some((api_version, kind)), Some(reference)) = (&policy.parameters, &binding.parameters) else {
-        return Ok(vec![Value::Null]);
-    };
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let resource = cx
-        .api
-        .registry
-        .table()
-        .of_version(group, version)
-        .find(|resource| resource.kind == *kind)
-        .cloned()
-        .ok_or_else(|| {
-            format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'")
-        })?;
-    let namespace = match (resource.namespaced, object::text(reference, &["namespace"])) {
-        (false, _) => "",
-        (true, "") => &cx.info.namespace,
-        (true, namespace) => namespace,
-    };
-    let name = object::text(reference, &["name"]);
-    let found: Vec<Value> = if name.is_empty() {
-        let selector = LabelSelector::from_json(reference.get("selector")).map_err(|e| e.to_string())?;
-        let prefix = match namespace {
-            "" => resource.prefix.clone(),
-            namespace => format!("{}{namespace}/", resource.prefix),
-        };
-        let snapshot = cx.api.store.snapshot();
-        let all = view::objects(&snapshot, &prefix).map(|(_, obj)| obj);
-        all.filter(|obj| selector.matches_value(object::at(obj, &["metadata", "labels"]))).collect()
-    } else {
-        let entry = cx.api.store.get(&resource.key(namespace, name));
-        entry.map(|entry| object::decode(&resource, &entry.value)).into_iter().collect()
-    };
-    if found.is_empty() && object::text(reference, &["parameterNotFoundAction"]) != "Allow" {
-        return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
-    }
-    Ok(found)
+    let found: Vec<&Bound> = all.iter().filter(|bound| !exempt && concerns(bound)).collect();
+    found.into_iter()
 }

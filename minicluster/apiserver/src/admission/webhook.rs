@@ -104,7 +104,7 @@ impl Hook {
             return Ok(true);
         }
         let variables = ["object", "oldObject"].map(|name| (name, &request[name]));
-        let scope = Scope::new(&[variables[0], variables[1], ("request", request)]);
+        let scope = Scope::new(&[variables[0], variables[1], ("request", request)], None);
         let mut error = None;
         for condition in &self.conditions {
             match condition.as_ref().map_err(Clone::clone).and_then(|condition| condition.holds(&scope)) {
@@ -224,7 +224,7 @@ fn noted(hook: &Hook, (round, index): (usize, usize), mutated: bool, patch: Opti
 }
 
 /// What a hook wrote is held to the kind's schema, as if the client had written it.
-fn settle(resource: &Resource, obj: &mut Value) -> ApiResult<()> {
+pub(super) fn settle(resource: &Resource, obj: &mut Value) -> ApiResult<()> {
     let schema = resource.schema();
     if resource.custom.is_some() {
         structural::prune(obj, &schema);
