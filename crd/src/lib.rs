@@ -33,6 +33,7 @@
 //! ```
 
 pub mod apply;
+pub mod cel;
 pub mod decode;
 pub mod field;
 pub mod int_or_string;

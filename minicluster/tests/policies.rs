@@ -252,3 +252,38 @@ async fn expressions_ask_what_users_may_do_and_do_not_run_for_ever() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{name} took {:?}", begun.elapsed());
     }
 }
+
+#[tokio::test]
+async fn expressions_are_held_to_types_when_they_are_written() {
+    let cluster = TestCluster::start().await;
+    let client = cluster.client();
+    let create = PostParams::default();
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(client.clone());
+    let policy = |name: &str, expression: &str| {
+        object::<ValidatingAdmissionPolicy>(json!({"metadata": {"name": name}, "spec": {
+            "matchConstraints": rules("apps", "deployments"), "variables": [{"name": "n", "expression": "object.spec.replicas"}],
+            "validations": [{"expression": expression, "messageExpression": "'wants ' + variables.n"}]}}))
+    };
+    // What is known of a kind is told in the status: the policy may be about several.
+    let made = policies.create(&create, &policy("typed", "variables.n > '1'")).await.unwrap();
+    let status = made.status.unwrap();
+    assert_eq!(status.observed_generation, Some(1));
+    let warnings = status.type_checking.unwrap().expression_warnings.unwrap();
+    let told: Vec<String> =
+        warnings.iter().map(|w| format!("{}: {}", w.field_ref, w.warning.trim())).collect();
+    assert_eq!(
+        told,
+        [
+            "spec.validations[0].expression: apps/v1, Kind=Deployment: compilation failed: ERROR: <input>:1:13: found no \
+             matching overload for '_>_' applied to '(int, string)'\n | variables.n > '1'\n | ............^",
+            "spec.validations[0].messageExpression: apps/v1, Kind=Deployment: compilation failed: ERROR: <input>:1:10: found \
+             no matching overload for '_+_' applied to '(string, int)'\n | 'wants ' + variables.n\n | .........^",
+        ]
+    );
+    let fine = Patch::Merge(json!({"spec": {"validations": [{"expression": "variables.n > 1"}]}}));
+    let made = policies.patch("typed", &PatchParams::default(), &fine).await.unwrap();
+    assert_eq!(made.status.unwrap().type_checking.unwrap().expression_warnings, None);
+    // What no kind could make right is refused.
+    let refused = policies.create(&create, &policy("bad", "nothing > 1")).await.unwrap_err().to_string();
+    assert!(refused.contains("undeclared reference to 'nothing' (in container '')"), "{refused}");
+}

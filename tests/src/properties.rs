@@ -3,6 +3,7 @@
 //!
 //! A property takes bytes, and panics when it does not hold.
 
+mod cel;
 mod patch;
 mod quantity;
 mod request;
@@ -12,6 +13,7 @@ mod selector;
 use serde_json::Value;
 use windlass_crd::{decode, protobuf, schema as schemas};
 
+pub use cel::cel;
 pub use patch::{apply, json_patch, merge, strategic};
 pub use quantity::quantity;
 pub use request::request;
@@ -110,6 +112,16 @@ pub const TARGETS: &[Target] = &[
             br#"{"data":{"k":null},"metadata":{"finalizers":["a/b"]}}"#,
         ],
         runs: 5_000,
+    },
+    Target {
+        name: "cel",
+        property: cel,
+        seeds: &[
+            b"self.l.all(x, x.size() > 1 && has(self.n) ? self.n == 1 : 'a' in self.l) // z",
+            b"[JSONPatch{op: 'add', ?path: object.?x.orValue(b'\\x00'), value: {r'\\d': -1.5e3, 0x1F: 2u}}]",
+            b"\"\"\"a\nb\"\"\".matches('[a-z]+') || !!-9223372036854775808 <= object[0][?'k'].`x-y`",
+        ],
+        runs: 20_000,
     },
 ];
 

@@ -25,4 +25,4 @@ macro_rules! targets {
     };
 }
 
-targets! { body protobuf_body merge json_patch strategic apply labels fields quantity structural request }
+targets! { body protobuf_body merge json_patch strategic apply labels fields quantity structural request cel }

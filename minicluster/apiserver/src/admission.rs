@@ -27,6 +27,7 @@ pub use classes::Classes;
 pub use event_rate::EventRates;
 pub use namespace::Namespaces;
 pub use policy::Policies;
+pub(crate) use policy::settle_written;
 pub use settings::{Plugin, Settings};
 pub use webhook::Webhooks;
 

@@ -7,6 +7,7 @@
 mod authorizer;
 mod rewrite;
 mod rules;
+mod types;
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,7 @@ use serde_json::{Map as JsonMap, Number, Value};
 
 pub(crate) use authorizer::{Authorizer, Question};
 pub(crate) use rules::{Rules, check_rules};
+pub(crate) use types::{Wanted, environment, type_of, with_variables};
 
 /// The longest expression, bytes.
 const LENGTH_MAX: usize = 100 << 10;

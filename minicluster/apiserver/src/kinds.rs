@@ -335,14 +335,14 @@ fn extension() -> Vec<Row> {
     vec![
         admission("MutatingAdmissionPolicy", "mutatingadmissionpolicies").by(listed::MUTATING_POLICY),
         admission("MutatingAdmissionPolicyBinding", "mutatingadmissionpolicybindings")
-            .by(listed::POLICY_BINDING),
+            .by(listed::MUTATING_BINDING),
         admission("MutatingWebhookConfiguration", "mutatingwebhookconfigurations").by(listed::WEBHOOKS),
         admission("ValidatingAdmissionPolicy", "validatingadmissionpolicies")
             .status()
             .status_keeps(METADATA)
             .by(listed::VALIDATING_POLICY),
         admission("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings")
-            .by(listed::POLICY_BINDING),
+            .by(listed::VALIDATING_BINDING),
         admission("ValidatingWebhookConfiguration", "validatingwebhookconfigurations").by(listed::WEBHOOKS),
         kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions")
             .short(&["crd", "crds"])

@@ -21,6 +21,7 @@ pub(crate) mod pod;
 mod pod_columns;
 pub(crate) mod pod_defaults;
 pub(crate) mod pod_spec;
+mod policy;
 pub(crate) mod quota;
 mod rules;
 pub(crate) mod service;

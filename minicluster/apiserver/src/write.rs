@@ -184,6 +184,7 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     resource.strategy.prepare_create(&mut obj);
     fill_defaults(cx, &mut obj);
     crds::settle_written(cx, &mut obj);
+    admission::settle_written(cx, &mut obj);
     let reservation = cx.api.services.allocate(cx, &mut obj, None)?;
     let mut errors = validate::metadata(resource, &obj);
     errors.extend(own_errors(cx, &obj, None));
@@ -547,6 +548,7 @@ async fn modify_once(
     let reservation = cx.api.services.allocate(cx, &mut obj, Some(old))?;
     bump_generation(cx, part, &mut obj, old);
     crds::settle_written(cx, &mut obj);
+    admission::settle_written(cx, &mut obj);
     if part != Part::Server {
         let mut errors = validate::metadata_update(resource, &obj, old);
         errors.extend(own_errors(cx, &obj, Some(old)));

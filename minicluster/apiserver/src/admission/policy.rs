@@ -7,6 +7,7 @@
 
 mod mutating;
 mod parameters;
+mod typecheck;
 mod validating;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::{
 };
 
 pub(super) use mutating::{mutate, reinvoke};
+pub(crate) use typecheck::settle_written;
 pub(super) use validating::validate;
 
 const VALIDATING: [&str; 2] =
@@ -251,7 +253,7 @@ fn authorizer(cx: &Context, event: &Event<'_>) -> Authorizer {
             Some((namespace, name)) => {
                 let of_namespace = format!("system:serviceaccounts:{namespace}");
                 let groups = ["system:serviceaccounts", &of_namespace, "system:authenticated"];
-                Identity::new(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
+                Identity::new(format!("system:serviceaccount:{namespace}:{name}"), &groups)
             }
         };
         let attributes = Attributes {

@@ -3,17 +3,14 @@
 //! Source: `pkg/printers/internalversion/printers.go` for columns, `pkg/apis/*/*/defaults.go` for defaults.
 
 use serde_json::{Value, json};
-use windlass_crd::field::{self, ErrorList};
+use windlass_crd::field::ErrorList;
 
 use super::{
-    Column, Field, Strategy, checks, columns,
+    Column, Field, Strategy, checks, columns, policy,
     rules::{self, Rule},
     storage,
 };
-use crate::{cel::Expression, object, table};
-
-/// The most match conditions of a webhook.
-const CONDITIONS_MAX: usize = 64;
+use crate::{object, table};
 
 /// A kind as a few functions.
 pub(crate) struct Listed {
@@ -428,36 +425,8 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.
 pub(crate) const WEBHOOKS: Listed =
     Listed::new(|| vec![columns::count("Webhooks", &["webhooks"]), columns::age()])
-        .checks(match_conditions)
+        .checks(policy::webhooks)
         .rules(rules::WEBHOOKS);
-
-/// The conditions of webhooks have to be expressions.
-fn match_conditions(obj: &Value) -> ErrorList {
-    let mut errors = ErrorList::new();
-    for (i, hook) in object::list(obj, &["webhooks"]).iter().enumerate() {
-        let path = field::root("webhooks").index(i).child("matchConditions");
-        let conditions = object::list(hook, &["matchConditions"]);
-        if conditions.len() > CONDITIONS_MAX {
-            errors.push(field::Error::too_many(&path, conditions.len(), CONDITIONS_MAX));
-        }
-        let mut names = std::collections::BTreeSet::new();
-        for (i, condition) in conditions.iter().enumerate() {
-            let path = path.index(i);
-            let (name, text) = (object::text(condition, &["name"]), object::text(condition, &["expression"]));
-            if name.is_empty() {
-                errors.push(field::Error::required(path.child("name"), ""));
-            } else if !names.insert(name) {
-                errors.push(field::Error::duplicate(path.child("name"), name));
-            }
-            if text.trim().is_empty() {
-                errors.push(field::Error::required(path.child("expression"), ""));
-            } else if let Err(why) = Expression::compile(text) {
-                errors.push(field::Error::invalid(path.child("expression"), text, why));
-            }
-        }
-    }
-    errors
-}
 
 fn policy_columns(rules: &'static str) -> Vec<Column> {
     let kind = |obj: &Value| match object::at(obj, &["spec", "paramKind"]) {
@@ -470,12 +439,13 @@ fn policy_columns(rules: &'static str) -> Vec<Column> {
 }
 
 /// ValidatingAdmissionPolicy.
-pub(crate) const VALIDATING_POLICY: Listed = Listed::new(|| policy_columns("validations"));
+pub(crate) const VALIDATING_POLICY: Listed =
+    Listed::new(|| policy_columns("validations")).checks(policy::validating);
 /// MutatingAdmissionPolicy.
-pub(crate) const MUTATING_POLICY: Listed = Listed::new(|| policy_columns("mutations"));
+pub(crate) const MUTATING_POLICY: Listed =
+    Listed::new(|| policy_columns("mutations")).checks(policy::mutating);
 
-/// Bindings of admission policies.
-pub(crate) const POLICY_BINDING: Listed = Listed::new(|| {
+fn binding_columns() -> Vec<Column> {
     let parameters = |obj: &Value| {
         let Some(reference) = object::at(obj, &["spec", "paramRef"]) else { return "<unset>".to_owned() };
         let (namespace, name) = (object::text(reference, &["namespace"]), object::text(reference, &["name"]));
@@ -490,8 +460,12 @@ pub(crate) const POLICY_BINDING: Listed = Listed::new(|| {
         columns::made("ParamRef", parameters),
         columns::age(),
     ]
-})
-.rules(rules::POLICY_BINDING);
+}
+
+/// ValidatingAdmissionPolicyBinding.
+pub(crate) const VALIDATING_BINDING: Listed = Listed::new(binding_columns).checks(policy::validating_binding);
+/// MutatingAdmissionPolicyBinding.
+pub(crate) const MUTATING_BINDING: Listed = Listed::new(binding_columns).checks(policy::mutating_binding);
 
 /// APIService.
 pub(crate) const API_SERVICE: Listed = Listed::new(|| {

@@ -472,13 +472,6 @@ pub(super) const WEBHOOKS: &[Rule] = &[
     Rule::Unique("webhooks", "name"),
 ];
 
-/// ValidatingAdmissionPolicyBinding and MutatingAdmissionPolicyBinding; only the first has actions.
-pub(super) const POLICY_BINDING: &[Rule] = &[
-    Rule::Required("spec.policyName", ""),
-    Rule::AllOf("spec.validationActions", &["Audit", "Deny", "Warn"]),
-    Rule::If("spec.paramRef", &[Rule::OneOf("spec.paramRef.parameterNotFoundAction", &["Allow", "Deny"])]),
-];
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
