@@ -1,3 +1,5 @@
+//! Classification by the bootstrap set, and levels under load.
+
 use http::Method;
 
 use super::*;

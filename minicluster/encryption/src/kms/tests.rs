@@ -1,3 +1,5 @@
+//! A plugin on a real socket, and what is sealed by it.
+
 use std::{
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
