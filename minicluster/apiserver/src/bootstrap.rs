@@ -66,16 +66,7 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
         "data": data,
     });
     if let Some(ca) = &api.config.aggregation.requestheader_ca_pem {
-        for (key, value) in [
-            ("client-ca-file", ca.as_str()),
-            ("allowed-names", "[\"front-proxy-client\"]"),
-            ("extra-headers-prefix", "[\"X-Remote-Extra-\"]"),
-            ("group-headers", "[\"X-Remote-Group\"]"),
-            ("uid-headers", "[\"X-Remote-Uid\"]"),
-            ("username-headers", "[\"X-Remote-User\"]"),
-        ] {
-            authentication["data"][format!("requestheader-{key}")] = value.into();
-        }
+        publish_own_proxy(&mut authentication, ca);
     }
     replace(api, "", "v1", "configmaps", authentication).await?;
     aggregation::register::builtin(api).await?;
@@ -85,6 +76,30 @@ pub async fn run(api: &Arc<Api>, advertise: Option<(IpAddr, u16)>) -> ApiResult<
     }
     api.set_bootstrapped();
     Ok(())
+}
+
+/// This server is a front proxy for extension servers, beside those that it believes itself.
+fn publish_own_proxy(authentication: &mut Value, ca: &str) {
+    let given = object::text(authentication, &["data", "requestheader-client-ca-file"]);
+    let pem = if given.is_empty() { ca.to_owned() } else { format!("{}\n{ca}", given.trim_end()) };
+    object::set(authentication, &["data", "requestheader-client-ca-file"], pem);
+    for (key, own) in [
+        ("allowed-names", "front-proxy-client"),
+        ("extra-headers-prefix", "X-Remote-Extra-"),
+        ("group-headers", "X-Remote-Group"),
+        ("uid-headers", "X-Remote-Uid"),
+        ("username-headers", "X-Remote-User"),
+    ] {
+        let key = format!("requestheader-{key}");
+        let given = object::text(authentication, &["data", &key]);
+        let mut list: Vec<String> = serde_json::from_str(given).unwrap_or_default();
+        // A list of names that is there and empty means anybody.
+        let open = given == "[]" && key.ends_with("allowed-names");
+        if !open && !list.iter().any(|name| name == own) {
+            list.push(own.to_owned());
+        }
+        object::set(authentication, &["data", &key], json!(list).to_string());
+    }
 }
 
 /// The Service by which pods find the API server, with itself as the endpoint.

@@ -334,7 +334,13 @@ pub(crate) const ADMISSION: &[Row] = &[
         "n1",
         "POST /api/v1/namespaces/dev/pods {\"metadata\":{\"name\":\"m\",\"annotations\":{\"kubernetes.io/config.mirror\":\"x\"},\"ownerReferences\":[{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"name\":\"n1\",\"uid\":\"$n1-uid\",\"controller\":true}]},\"spec\":{\"nodeName\":\"n1\",\"volumes\":[{\"name\":\"v\",\"secret\":{\"secretName\":\"s2\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}",
         403,
-        "node \"n1\" can not create pods that reference secrets",
+        "a mirror pod may not reference secrets",
+    ),
+    (
+        "n1",
+        "POST /api/v1/namespaces/dev/pods {\"metadata\":{\"name\":\"m\",\"annotations\":{\"kubernetes.io/config.mirror\":\"x\"},\"ownerReferences\":[{\"apiVersion\":\"v1\",\"kind\":\"Node\",\"name\":\"n1\",\"uid\":\"$n1-uid\",\"controller\":true}]},\"spec\":{\"nodeName\":\"n1\",\"volumes\":[{\"name\":\"v\",\"configMap\":{\"name\":\"c2\"}}],\"containers\":[{\"name\":\"c\",\"image\":\"i\"}]}}",
+        403,
+        "node \"n1\" can not create pods that reference configmaps",
     ),
     (
         "n1",

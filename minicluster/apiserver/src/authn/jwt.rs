@@ -265,9 +265,12 @@ fn username(from: &Claimed, claims: &Map<String, Value>, scope: &Scope<'_>) -> R
     match from {
         Claimed::Expression(expression) => {
             let failed = |why| format!("oidc: error evaluating username claim expression: {why}");
-            match expression.text(scope).map_err(failed)? {
-                Some(name) if !name.is_empty() => Ok(name),
-                _ => Err("oidc: empty username via CEL expression is not allowed".to_owned()),
+            let wrong = "username claim expression must return a string".to_owned();
+            match expression.text(scope).and_then(|name| name.ok_or(wrong)).map_err(failed)? {
+                name if name.is_empty() => {
+                    Err("oidc: empty username via CEL expression is not allowed".to_owned())
+                }
+                name => Ok(name),
             }
         }
         Claimed::Claim { name, prefix } => {
@@ -308,10 +311,11 @@ fn groups(from: &Claimed, claims: &Map<String, Value>, scope: &Scope<'_>) -> Res
 fn uid(from: &Claimed, claims: &Map<String, Value>, scope: &Scope<'_>) -> Result<String, String> {
     match from {
         Claimed::None => Ok(String::new()),
-        Claimed::Expression(expression) => expression
-            .text(scope)
-            .and_then(|uid| uid.ok_or_else(|| "cel expression must evaluate to a string".to_owned()))
-            .map_err(|why| format!("oidc: error evaluating uid claim expression: {why}")),
+        Claimed::Expression(expression) => {
+            let wrong = "uid claim expression must return a string".to_owned();
+            let uid = expression.text(scope).and_then(|uid| uid.ok_or(wrong));
+            uid.map_err(|why| format!("oidc: error evaluating uid claim expression: {why}"))
+        }
         Claimed::Claim { name, .. } => {
             let value = claims.get(name).and_then(Value::as_str);
             value
