@@ -32,6 +32,9 @@ use kinds::Kinds;
 /// `--resource-quota-sync-period`.
 const RESYNC: Duration = Duration::from_mins(5);
 
+/// How long a cache of quotas that is behind those of what they count is waited for.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
 /// Adds the controller to a manager.
 pub fn register(manager: &mut ManagerBuilder, options: &Options) {
     let kinds = Arc::new(Kinds::new(manager.informers()));
@@ -89,8 +92,10 @@ impl Reconcile<ResourceQuota> for Quotas {
         let (hard, known) = (read(limits), read(status.used.as_ref()));
         let quota = as_limits(&object, hard.clone());
         let mut counted = Amounts::new();
+        let mut seen = 0;
         for measure in measures(&hard) {
             let Some(source) = self.kinds.source(&measure).await? else { continue };
+            seen = seen.max(source.revision());
             let mut found = tally(&quota, &measure, &source.measured(namespace));
             // A cache that lags behind may not have what was charged already.
             if differs(&found, &known) && source.revision() < revision_of(&*object) {
@@ -101,6 +106,14 @@ impl Reconcile<ResourceQuota> for Quotas {
         let used = merged(&hard, &known, counted);
         let is_current = read(status.hard.as_ref()) == hard && status.hard.is_some();
         if is_current && status.used.is_some() && used == known {
+            // What was made and deleted since is charged in a quota that is newer than this one: nothing else would
+            // tell that it has to be counted.
+            if seen > revision_of(&*object) {
+                let live = request.client.live::<ResourceQuota>(&request.key).await?;
+                if live.is_some_and(|live| revision_of(&live) != revision_of(&*object)) {
+                    return Ok(Action::RequeueAfter(CATCH_UP));
+                }
+            }
             return Ok(Action::RequeueAfter(RESYNC));
         }
         let mut next = (*object).clone();
