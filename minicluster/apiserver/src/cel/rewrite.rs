@@ -1,7 +1,7 @@
 //! Puts what the engine does not know into words that it does.
 //!
-//! A constructed object, `Object.spec{replicas: 3}`, becomes the map that it is; each loop counts its turns; macros with
-//! two variables loop over pairs. Pure.
+//! A constructed object, `Object.spec{replicas: 3}`, becomes the map that it is; each loop counts its turns. Pure.
+//! Missing: macros with two variables, which the checker knows and the engine does not.
 
 use kube_cel::cel::{
     IdedExpr,
