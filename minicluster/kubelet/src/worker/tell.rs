@@ -10,6 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
+use windlass_crd::{schema, typed};
 
 use super::{Cell, Shared};
 
@@ -140,8 +141,13 @@ async fn delete(shared: &Arc<Shared>, cell: &Cell, pod: &Pod) -> Result<(), kube
 
 /// The patch from what the API has to what is wanted; `None` when they agree.
 fn difference(pod: &Pod, wanted: Option<&PodStatus>) -> Option<Value> {
-    let wanted = serde_json::to_value(wanted?).ok()?;
-    let have = serde_json::to_value(pod.status.as_ref()).ok()?;
+    let mut wanted = serde_json::to_value(wanted?).ok()?;
+    let mut have = serde_json::to_value(pod.status.as_ref()).ok()?;
+    // A server shows what its typed form always has; that is no difference.
+    if let Some(schema) = schema::definition("core.v1.PodStatus") {
+        typed::complete(&mut wanted, &schema);
+        typed::complete(&mut have, &schema);
+    }
     let mut changes = Map::new();
     for key in OWNED {
         let (old, new) = (have.get(key), wanted.get(key));
