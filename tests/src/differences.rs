@@ -5,7 +5,7 @@
 //! `NAME.jsonl` holds upstream's answers, a line each, with what differs from run to run (uids, revisions, times,
 //! addresses that were given out) blotted out.
 
-use std::{fmt::Write as _, sync::LazyLock, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::LazyLock, time::Duration};
 
 use http::{Request, StatusCode, header, response};
 use http_body_util::BodyExt;
@@ -169,9 +169,12 @@ fn compare(at: &str, recorded: &Value, ours: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Differences that are meant: `scenario: title: path: why`, a line each.
+/// Differences that are known: `scenario: title: path -- why`, a line each.
 #[derive(Debug, Default)]
-pub struct Known(Vec<(String, String)>);
+pub struct Known {
+    places: Vec<String>,
+    seen: RefCell<BTreeSet<usize>>,
+}
 
 impl Known {
     /// Reads the list.
@@ -180,19 +183,25 @@ impl Known {
     /// When a line has no reason.
     pub fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-        Self(
-            lines
-                .map(|line| {
-                    let (place, why) = line.split_once(" -- ").unwrap_or_else(|| panic!("no reason: {line}"));
-                    (place.to_owned(), why.to_owned())
-                })
-                .collect(),
-        )
+        let places = lines.map(|line| {
+            let (place, _) = line.split_once(" -- ").unwrap_or_else(|| panic!("no reason: {line}"));
+            place.to_owned()
+        });
+        Self { places: places.collect(), seen: RefCell::default() }
     }
 
-    /// True when a difference at this place of this answer is meant.
+    /// True when a difference at this place of this answer is known.
     fn has(&self, place: &str) -> bool {
-        self.0.iter().any(|(known, _)| matches(known, place))
+        let found = self.places.iter().position(|known| matches(known, place));
+        self.seen.borrow_mut().extend(found);
+        found.is_some()
+    }
+
+    /// The lines that nothing was found for: what they tell of is no more.
+    pub fn outlived(&self) -> Vec<&str> {
+        let seen = self.seen.borrow();
+        let lines = self.places.iter().enumerate().filter(|(i, _)| !seen.contains(i));
+        lines.map(|(_, place)| place.as_str()).collect()
     }
 }
 
@@ -270,5 +279,7 @@ mod tests {
         let known = Known::parse("# comment\na: one: /x* -- since\n*: /*/y -- everywhere\n");
         assert!(known.has("a: one: /x/1") && !known.has("a: two: /x/1"));
         assert!(known.has("b: two: /1/2/y") && !known.has("b: two: /y"));
+        assert_eq!(known.outlived(), Vec::<&str>::new());
+        assert_eq!(Known::parse("a: b: /c -- d\n").outlived(), ["a: b: /c"]);
     }
 }

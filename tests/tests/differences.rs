@@ -57,4 +57,6 @@ async fn diff_answers_are_upstreams() {
     }
     let (requests, lines) = (all.lines().filter(|l| !l.starts_with(' ')).count(), all.lines().count());
     assert!(all.is_empty(), "{requests} of {asked} answers differ, {} places:\n{all}", lines - requests);
+    let outlived = known.outlived();
+    assert!(outlived.is_empty(), "no longer different, so no longer known: {outlived:#?}");
 }

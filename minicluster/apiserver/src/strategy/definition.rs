@@ -57,14 +57,14 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        check(obj, None)
+        placed(obj, check(obj, None))
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         if part != Part::Main {
             return ErrorList::new();
         }
-        let mut errors = check(obj, Some(old));
+        let mut errors = placed(obj, check(obj, Some(old)));
         conversion::stored_versions(obj, &mut errors);
         let established = object::list(old, &["status", "conditions"])
             .iter()
@@ -85,6 +85,26 @@ impl Strategy for CustomResourceDefinition {
     fn columns(&self) -> Option<Vec<Column>> {
         None
     }
+}
+
+/// Upstream looks at a definition in a form that has what all versions share at the top, and names it there: so it does
+/// for a definition of one version.
+fn placed(obj: &Value, mut errors: ErrorList) -> ErrorList {
+    const SHARED: [(&str, &str); 4] = [
+        ("spec.versions[0].schema.", "spec.validation."),
+        ("spec.versions[0].subresources", "spec.subresources"),
+        ("spec.versions[0].additionalPrinterColumns", "spec.additionalPrinterColumns"),
+        ("spec.versions[0].selectableFields", "spec.selectableFields"),
+    ];
+    if object::list(obj, &["spec", "versions"]).len() != 1 {
+        return errors;
+    }
+    for error in &mut errors {
+        if let Some((version, shared)) = SHARED.iter().find(|(version, _)| error.path.starts_with(version)) {
+            error.path.replace_range(..version.len(), shared);
+        }
+    }
+    errors
 }
 
 /// What is wrong with a definition, given what stood in its place.
@@ -274,9 +294,9 @@ mod tests {
         expect![[r#"
             spec.scope: supported values: "Cluster", "Namespaced"
             metadata.name: must be spec.names.plural+"."+spec.group
-            spec.versions[0].schema.openAPIV3Schema.properties[spec].type: must not be empty for specified object fields
-            spec.versions[0].subresources.scale.specReplicasPath: should be a json path under .spec
-            spec.versions[0].subresources.scale.statusReplicasPath: 
+            spec.validation.openAPIV3Schema.properties[spec].type: must not be empty for specified object fields
+            spec.subresources.scale.specReplicasPath: should be a json path under .spec
+            spec.subresources.scale.statusReplicasPath: 
             spec.versions: must have exactly one version marked as storage version
         "#]]
         .assert_eq(&texts);
