@@ -57,6 +57,8 @@ pub fn credentials(bytes: &[u8]) {
     let Some((which, rest)) = bytes.split_first() else { return };
     SERVER.with_borrow_mut(|server| {
         let Server { runtime, cluster } = server.get_or_insert_with(start);
+        // A client's buffer is a task of the runtime.
+        let _inside = runtime.enter();
         if let Some(request) = build(*which, rest) {
             let shown = format!("{:?}", request.headers());
             let (code, body) = ask(runtime, cluster.client_of_stranger(), request);
