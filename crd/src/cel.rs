@@ -18,6 +18,37 @@ pub use check::{Env, check};
 pub use parse::parse;
 pub use types::{Fields, Type, escape, of_schema};
 
+/// Words that are values.
+const CONSTANTS: [&str; 3] = ["true", "false", "null"];
+
+/// Words of the grammar, and of languages that it is like.
+const GRAMMAR: [&str; 15] = [
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+];
+
+/// Words kept for later.
+const KEPT: [&str; 3] = ["var", "void", "while"];
+
+/// Whether a word can name nothing that a user defines.
+#[must_use]
+pub fn is_reserved(word: &str) -> bool {
+    CONSTANTS.contains(&word) || GRAMMAR.contains(&word) || KEPT.contains(&word)
+}
+
 /// Where something stands in an expression: a byte offset.
 pub type At = usize;
 

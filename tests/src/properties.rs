@@ -10,6 +10,7 @@ mod quantity;
 mod request;
 mod schema;
 mod selector;
+mod server;
 
 use serde_json::Value;
 use windlass_crd::{decode, protobuf, schema as schemas};

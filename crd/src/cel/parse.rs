@@ -1,7 +1,7 @@
 //! From tokens to a tree, with macros told apart from calls.
 
 use super::{
-    At, Expr, Issue, Literal, Loop, LoopKind, Node,
+    At, Expr, GRAMMAR, Issue, KEPT, Literal, Loop, LoopKind, Node,
     lex::{Kind, Token, tokens},
 };
 
@@ -21,28 +21,6 @@ const LEVELS: [&[(&str, &str)]; 3] = [
     ],
     &[("+", "_+_"), ("-", "_-_")],
     &[("*", "_*_"), ("/", "_/_"), ("%", "_%_")],
-];
-
-/// Words that are no names.
-const RESERVED: [&str; 18] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-    "in",
 ];
 
 /// Reads an expression.
@@ -311,7 +289,7 @@ impl Parser {
             self.next -= 1;
             return Err(self.unexpected("IDENTIFIER"));
         };
-        if RESERVED.contains(&text.as_str()) {
+        if GRAMMAR.contains(&text.as_str()) || KEPT.contains(&text.as_str()) {
             return Err(Issue { at, message: format!("reserved identifier: {text}") });
         }
         let Some(open) = self.takes("(") else { return Ok(Node { at, expr: Expr::Ident(text) }) };

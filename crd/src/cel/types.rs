@@ -239,27 +239,7 @@ fn shortest(schema: &Schema, depth: usize) -> u64 {
 /// How an expression names a property; `None` for one that it cannot name.
 #[must_use]
 pub fn escape(name: &str) -> Option<String> {
-    const WORDS: [&str; 18] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-    ];
-    if WORDS.contains(&name) {
+    if super::CONSTANTS.contains(&name) || super::GRAMMAR.contains(&name) {
         return Some(format!("__{name}__"));
     }
     let first = name.chars().next()?;

@@ -174,11 +174,8 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     }
     authz::check_escalation(cx, &obj, None).await?;
     if resource.has("status") {
-        match resource.custom {
-            // A typed status is never absent, only empty.
-            None => object::set(&mut obj, &["status"], json!({})),
-            Some(_) => drop(object::remove(&mut obj, &["status"])),
-        }
+        // A typed status is empty, not absent: its defaults bring it back.
+        object::remove(&mut obj, &["status"]);
     }
     if resource.generation || resource.custom.is_some() {
         object::set(&mut obj, &["metadata", "generation"], 1);

@@ -6,38 +6,23 @@ use http::{Method, Request, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use minicluster::TestCluster;
 use serde_json::Value;
-use tokio::runtime::Runtime;
+
+use super::server::Server;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-/// A server that lives as long as its thread.
-struct Server {
-    runtime: Runtime,
-    cluster: TestCluster,
-}
 
 thread_local! {
     static SERVER: RefCell<Option<Server>> = const { RefCell::new(None) };
 }
 
-fn start() -> Server {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    let cluster = runtime.block_on(async {
-        let cluster = TestCluster::start().await;
-        for name in ["a", "b", "c", "d"] {
-            let object =
-                format!(r#"{{"metadata":{{"name":"{name}","labels":{{"a":"b"}}}},"data":{{"k":"v"}}}}"#);
-            let request = Request::post(CONFIG_MAPS).header(CONTENT_TYPE, "application/json");
-            let request = request.body(object.into_bytes().into()).expect("a request");
-            cluster.client().send(request).await.expect("the server answers");
-        }
-        cluster
-    });
-    Server { runtime, cluster }
+/// The objects that requests are about.
+async fn fill(cluster: &TestCluster) {
+    for name in ["a", "b", "c", "d"] {
+        let object = format!(r#"{{"metadata":{{"name":"{name}","labels":{{"a":"b"}}}},"data":{{"k":"v"}}}}"#);
+        let request = Request::post(CONFIG_MAPS).header(CONTENT_TYPE, "application/json");
+        let request = request.body(object.into_bytes().into()).expect("a request");
+        cluster.client().send(request).await.expect("the server answers");
+    }
 }
 
 /// A query of any bytes, as a client would have to send it.
@@ -72,7 +57,7 @@ pub fn request(bytes: &[u8]) {
     let Some(request) = build(*which, rest) else { return };
     let shown = format!("{} {}", request.method(), request.uri());
     SERVER.with_borrow_mut(|server| {
-        let server = server.get_or_insert_with(start);
+        let server = server.get_or_insert_with(|| Server::start(fill));
         let (code, body) = server.runtime.block_on(async {
             let answer =
                 server.cluster.client().send(request.map(Into::into)).await.expect("the server answers");

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use windlass_crd::{
-    cel::{Env, Fields, Type},
+    cel::{Env, Fields, Type, is_reserved},
     field::{self, Error, ErrorList, Path},
     name,
     selector::validate_label_selector,
@@ -122,30 +122,8 @@ fn variables(spec: &Value, env: &Env, path: &Path, errors: &mut ErrorList) -> En
 }
 
 fn is_identifier(name: &str) -> bool {
-    const RESERVED: [&str; 20] = [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-    ];
     let starts = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
-    starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !RESERVED.contains(&name)
+    starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !is_reserved(name)
 }
 
 fn parameter_kind(kind: &Value, path: &Path, errors: &mut ErrorList) {
