@@ -110,6 +110,14 @@ impl Store {
         Ok(Self::assemble(state, Writer::Direct(Mutex::new(journal)), None))
     }
 
+    /// A store that begins with what another held, each write carried out by its caller. Nothing is copied: the two
+    /// share what neither has changed. History before the snapshot's revision is not there, as after a restart.
+    pub fn branch(from: &Snapshot, engine: impl Engine) -> Self {
+        let state = State::clone(&from.state);
+        let journal = Journal::new(state.clone(), Box::new(engine));
+        Self::assemble(state, Writer::Direct(Mutex::new(journal)), None)
+    }
+
     /// Opens a durable store in a directory with the shipped engine.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! A container runtime in memory, scripted from Rust: no process, no image, no network.
 //!
 //! A script is a closure from a container's configuration to its [`Behaviour`]: when it is ready, when and how it
-//! ends, what it logs. Time is tokio's, so a whole node runs under virtual time; nothing is scheduled for containers
+//! ends, what it logs; or a whole [`Program`], which is an async function. Time is tokio's, so a whole node runs under virtual time; nothing is scheduled for containers
 //! that simply run.
+
+mod process;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,6 +24,8 @@ use super::{
     ProbeKind, RegistryAuth, Resources, Result, Runtime, RuntimeError, RuntimeEvent, RuntimeInfo, Sandbox,
     SandboxConfig, Streams, labels,
 };
+
+pub use process::{Process, Program};
 
 /// Events a slow listener may fall behind before it is told to look at everything.
 const EVENT_BUFFER: usize = 1024;
@@ -45,6 +49,9 @@ pub struct Behaviour {
     pub stop_code: i32,
     /// What it has written.
     pub log: String,
+    /// What runs in it. A program has the word on probes, log and exit code; the fields about these are not looked at
+    /// then.
+    pub program: Option<Program>,
 }
 
 impl Default for Behaviour {
@@ -59,6 +66,7 @@ impl Default for Behaviour {
             stop_takes: Duration::ZERO,
             stop_code: 0,
             log: String::new(),
+            program: None,
         }
     }
 }
@@ -106,6 +114,7 @@ struct HollowPod {
     identity: PodIdentity,
     view: PodView,
     behaviours: BTreeMap<String, Behaviour>,
+    processes: BTreeMap<String, Process>,
 }
 
 impl HollowRuntime {
@@ -173,6 +182,26 @@ impl Inner {
             c.reason = reason.to_owned();
             c.finished_at = Some(clock::now());
             true
+        });
+        if let Some(process) = self.process(id) {
+            process.kill();
+        }
+    }
+
+    fn process(&self, id: &str) -> Option<Process> {
+        let state = self.state.lock();
+        state.pods.get(state.owners.get(id)?)?.processes.get(id).cloned()
+    }
+
+    /// Lets a container's program run; its end is the container's.
+    fn launch(self: &Arc<Self>, id: &str, program: Program) {
+        let Some(process) = self.process(id) else { return };
+        let (inner, id) = (Arc::downgrade(self), id.to_owned());
+        tokio::spawn(async move {
+            let Some(code) = program.run(process).await else { return };
+            if let Some(inner) = inner.upgrade() {
+                inner.end(&id, code, end_reason(code));
+            }
         });
     }
 
@@ -277,6 +306,9 @@ impl Runtime for HollowRuntime {
             c.exit_code = 137;
             c.reason = end_reason(137).into();
             c.finished_at = Some(clock::now());
+            if let Some(process) = pod.processes.get(&c.id) {
+                process.kill();
+            }
         }
         for ip in freed {
             state.free_ips.push(u32::from(ip) - u32::from(self.inner.first_ip));
@@ -296,6 +328,7 @@ impl Runtime for HollowRuntime {
             pod.view.containers.iter().filter(|c| c.sandbox_id == id).map(|c| c.id.clone()).collect();
         pod.view.containers.retain(|c| c.sandbox_id != id);
         pod.behaviours.retain(|id, _| !gone.contains(id));
+        pod.processes.retain(|id, _| !gone.contains(id));
         if pod.view == PodView::default() {
             state.pods.remove(&uid);
         }
@@ -336,6 +369,9 @@ impl Runtime for HollowRuntime {
             return Err(RuntimeError::NotFound(format!("sandbox \"{sandbox}\" not found")));
         };
         owner.view.containers.insert(0, container);
+        if behaviour.program.is_some() {
+            owner.processes.insert(id.clone(), Process::new(pod, config));
+        }
         owner.behaviours.insert(id.clone(), behaviour);
         state.owners.insert(id.clone(), pod.uid.clone());
         Ok(id)
@@ -363,7 +399,9 @@ impl Runtime for HollowRuntime {
             c.started_at = Some(clock::now());
             true
         })?;
-        if let Some((after, code)) = behaviour.exit {
+        if let Some(program) = behaviour.program {
+            self.inner.launch(id, program);
+        } else if let Some((after, code)) = behaviour.exit {
             let (inner, id) = (Arc::downgrade(&self.inner), id.to_owned());
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
@@ -376,6 +414,13 @@ impl Runtime for HollowRuntime {
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        if let Some(process) = self.inner.process(id) {
+            process.ask_to_stop();
+            if tokio::time::timeout(grace, process.ended()).await.is_err() {
+                self.inner.end(id, 137, end_reason(137));
+            }
+            return Ok(());
+        }
         let Some((behaviour, _)) = self.inner.behaviour(id) else { return Ok(()) };
         let killed = behaviour.stop_takes > grace;
         tokio::time::sleep(behaviour.stop_takes.min(grace)).await;
@@ -390,6 +435,7 @@ impl Runtime for HollowRuntime {
         if let Some(pod) = state.pods.get_mut(&uid) {
             pod.view.containers.retain(|c| c.id != id);
             pod.behaviours.remove(id);
+            pod.processes.remove(id);
         }
         Ok(())
     }
@@ -468,6 +514,9 @@ impl Runtime for HollowRuntime {
     }
 
     async fn probe(&self, container: &str, kind: ProbeKind) -> Option<Result<(), String>> {
+        if let Some(process) = self.inner.process(container) {
+            return Some(process.probe(kind));
+        }
         let (behaviour, started) = self.inner.behaviour(container)?;
         let age = clock::since(started?);
         let sick = behaviour.sick_after.is_some_and(|after| age >= after);
@@ -481,6 +530,9 @@ impl Runtime for HollowRuntime {
     }
 
     async fn log(&self, container: &str) -> Option<Vec<u8>> {
+        if let Some(process) = self.inner.process(container) {
+            return Some(process.written());
+        }
         self.inner.behaviour(container).map(|(b, _)| b.log.into_bytes())
     }
 }
