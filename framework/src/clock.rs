@@ -44,6 +44,20 @@ pub struct Simulated {
     thread: ThreadId,
 }
 
+impl Simulated {
+    /// Sets the wall clock forward or back, as somebody does who puts it right. Does nothing on another thread.
+    pub fn step(&self, by: SignedDuration) {
+        if self.thread != thread::current().id() {
+            return;
+        }
+        SIMULATED.with_borrow_mut(|simulated| {
+            if let Some((epoch, _)) = simulated {
+                epoch.wall = epoch.wall.saturating_add(by).unwrap_or(epoch.wall);
+            }
+        });
+    }
+}
+
 impl Drop for Simulated {
     fn drop(&mut self) {
         if self.thread != thread::current().id() {

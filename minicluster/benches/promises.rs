@@ -15,7 +15,7 @@ use std::{
 use futures::{StreamExt, stream};
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Node, Pod},
+    core::v1::{ConfigMap, Node, Pod},
 };
 use kube::{
     Api, Client,
@@ -45,6 +45,13 @@ fn main() {
         println!("{name}:");
         bench();
     }
+}
+
+/// Resident bytes of this process.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("a Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -142,6 +149,30 @@ fn test_cluster() {
             drop(cluster);
         }
         println!("  TestCluster::start(): {:?}", median(times));
+
+        let cluster = TestCluster::start().await;
+        let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+        let map = |i| object(json!({ "metadata": { "name": format!("m-{i}") }, "data": { "key": "value" } }));
+        create_all(&maps, 1000, map).await;
+        let mut times = Vec::new();
+        for _ in 0..51 {
+            let begin = Instant::now();
+            let fork = cluster.fork().await;
+            times.push(begin.elapsed());
+            drop(fork);
+        }
+        println!("  fork() with 1,000 objects: {:?}", median(times));
+
+        let before = resident();
+        let mut clusters = Vec::new();
+        for i in 0..1000 {
+            let cluster = TestCluster::start().await;
+            let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+            maps.create(&PostParams::default(), &map(i)).await.expect("created");
+            clusters.push(cluster);
+        }
+        let each = (resident() - before) / clusters.len() as u64;
+        println!("  resident bytes of each of 1,000 clusters: {each}");
     });
 }
 
@@ -235,8 +266,6 @@ fn large() {
                 break;
             }
         }
-        let resident = fs::read_to_string(Path::new("/proc/self/status")).expect("it runs");
-        let line = resident.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-        println!("  resident: {}", line.trim_start_matches("VmRSS:").trim());
+        println!("  resident: {} kB", resident() / 1024);
     });
 }

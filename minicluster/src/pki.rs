@@ -8,9 +8,10 @@ use std::{
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
+use minicluster_apiserver::aggregation;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -57,6 +58,8 @@ pub struct Pki {
     issuer: Issuer<'static, KeyPair>,
     token_key: KeyPair,
     proxy: Authority,
+    /// What [`Pki::aggregation`] gives: one certificate serves every server of this process.
+    aggregation: OnceLock<aggregation::Settings>,
 }
 
 /// The authority of the front proxy: who holds a certificate of it speaks for users, so it is nobody else's.
@@ -96,6 +99,7 @@ impl Pki {
             issuer: Issuer::new(authority(AUTHORITY_NAME), ca_key),
             token_key,
             proxy: Authority::new()?,
+            aggregation: OnceLock::new(),
         })
     }
 
@@ -120,7 +124,7 @@ impl Pki {
         let key = |path: &Path| KeyPair::from_pem(&read(path)?).map_err(|e| damaged(path, &e));
         let issuer = Issuer::new(authority(AUTHORITY_NAME), key(&ca_key)?);
         let proxy = Authority::open(dir)?;
-        Ok(Self { ca_pem, ca_der, issuer, token_key: key(&sa_key)?, proxy })
+        Ok(Self { ca_pem, ca_der, issuer, token_key: key(&sa_key)?, proxy, aggregation: OnceLock::new() })
     }
 
     /// The authority's certificate, for clients.
@@ -176,12 +180,14 @@ impl Pki {
     ///
     /// # Errors
     /// [`PkiError::Issue`].
-    pub fn aggregation(&self) -> Result<minicluster_apiserver::aggregation::Settings, PkiError> {
+    pub fn aggregation(&self) -> Result<aggregation::Settings, PkiError> {
+        if let Some(settings) = self.aggregation.get() {
+            return Ok(settings.clone());
+        }
         let (identity, ca) = self.front_proxy()?;
-        Ok(minicluster_apiserver::aggregation::Settings {
-            client: Some(Arc::new(identity.chain())),
-            requestheader_ca_pem: Some(ca),
-        })
+        let client = Some(Arc::new(identity.chain()));
+        let settings = aggregation::Settings { client, requestheader_ca_pem: Some(ca) };
+        Ok(self.aggregation.get_or_init(|| settings).clone())
     }
 
     /// TLS for a client of this cluster with a certificate of its own.

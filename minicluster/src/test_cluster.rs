@@ -17,26 +17,31 @@
 //! # }
 //! ```
 
+mod door;
+#[cfg(feature = "explore")]
+mod explore;
 mod faults;
+mod listen;
+mod nodes;
+mod snapshot;
 mod transcript;
+mod waits;
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 pub use minicluster_apiserver::Identity;
 use minicluster_apiserver::{
-    Api as ApiServer, Config, InProcess, admission::Settings as AdmissionSettings, authn, authz, bootstrap,
+    Api as ApiServer, Config, admission::Settings as AdmissionSettings, authn, authz, bootstrap,
 };
-use minicluster_kubelet::{self as kubelet, Kubelet, Pods, runtime::hollow::HollowRuntime};
+use minicluster_kubelet::Pods;
 use minicluster_store::Store;
 use parking_lot::Mutex;
-use tokio::{runtime::RuntimeFlavor, task::JoinSet};
+use tokio::{
+    runtime::RuntimeFlavor,
+    task::{AbortHandle, JoinSet},
+};
 use windlass::{
     CancellationToken, Informers, Manager,
     clock::{self, Simulated},
@@ -45,9 +50,16 @@ use windlass::{
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
 
-pub use faults::Faults;
-pub use transcript::Write;
+#[cfg(feature = "explore")]
+pub use explore::{Explorer, explore};
+pub use faults::{Fault, Faults, Injected};
+pub use listen::Listening;
+pub use nodes::{Process, ScriptedPods};
+pub use snapshot::Snapshot;
+pub use transcript::{Asked, Line, Write};
 
+use door::{Door, Server};
+use nodes::{Node, Scripts};
 use transcript::Transcript;
 
 use crate::{cluster::VERSION, pki::Pki};
@@ -135,10 +147,12 @@ impl Builder {
     /// # Panics
     /// When a controller's name is unknown, or a setting is wrong: a test that is wrong should say so at once.
     pub async fn start(self) -> TestCluster {
-        let clock = simulated_clock();
-        let transcript = Transcript::default();
-        let store = Store::direct(transcript.clone()).expect("nothing to load");
-        let pki = Pki::in_memory().expect("keys can be made");
+        let pki = Arc::new(Pki::in_memory().expect("keys can be made"));
+        let seed = self.seed;
+        TestCluster::begin(self, seed, pki, None).await
+    }
+
+    fn api(&self, store: &Store, pki: &Pki) -> Arc<ApiServer> {
         let config = Config {
             ca_pem: pki.ca_pem().to_owned(),
             git_version: VERSION.to_owned(),
@@ -149,39 +163,32 @@ impl Builder {
             aggregation: pki.aggregation().expect("certificates can be made"),
             ..Config::new(pki.token_key())
         };
-        let api = ApiServer::new(store.clone(), config).unwrap_or_else(|e| panic!("{e}"));
-        bootstrap::run(&api, None).await.expect("a store in memory takes every write");
-        let mut cluster = TestCluster {
-            api,
-            store,
-            seed: self.seed,
-            random: Source::seeded(self.seed),
-            faults: self.faults.clone(),
-            stop: CancellationToken::new(),
-            tasks: JoinSet::new(),
-            nodes: Mutex::default(),
-            informers: None,
-            transcript,
-            _clock: clock,
-        };
-        cluster.start_parts(&self, pki.ca_pem());
-        cluster
+        ApiServer::new(store.clone(), config).unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
 /// A running cluster; it ends when it is dropped.
 pub struct TestCluster {
-    api: Arc<ApiServer>,
-    store: Store,
+    wanted: Builder,
     seed: u64,
+    pki: Arc<Pki>,
+    api: Arc<ApiServer>,
+    server: Arc<Server>,
+    store: Store,
     random: Source,
-    faults: Faults,
     stop: CancellationToken,
-    tasks: JoinSet<()>,
-    nodes: Mutex<BTreeMap<String, (u32, CancellationToken)>>,
+    tasks: Mutex<JoinSet<()>>,
+    upkeep: AbortHandle,
+    nodes: Mutex<BTreeMap<String, Node>>,
+    scripts: Scripts,
     informers: Option<(Informers, Pods)>,
-    transcript: Transcript,
-    _clock: Option<Simulated>,
+    clock: Option<Simulated>,
+}
+
+impl fmt::Debug for TestCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestCluster").field("seed", &self.seed).finish_non_exhaustive()
+    }
 }
 
 impl TestCluster {
@@ -204,24 +211,79 @@ impl TestCluster {
         }
     }
 
+    /// Everything up to the parts, which begin last. `seed` is what the test was told; a cluster from a snapshot draws
+    /// from one of its own.
+    async fn begin(wanted: Builder, seed: u64, pki: Arc<Pki>, from: Option<&Snapshot>) -> Self {
+        let clock = simulated_clock(from.map_or(WALL_START, |from| from.at));
+        let (store, transcript) = match from {
+            Some(from) => {
+                let transcript = Transcript::starting_at(from.state.revision());
+                (Store::branch(&from.state, transcript.clone()), transcript)
+            }
+            None => {
+                let transcript = Transcript::default();
+                (Store::direct(transcript.clone()).expect("nothing to load"), transcript)
+            }
+        };
+        let api = wanted.api(&store, &pki);
+        match from {
+            Some(_) => api.set_bootstrapped(),
+            None => bootstrap::run(&api, None).await.expect("a store in memory takes every write"),
+        }
+        let mut tasks = JoinSet::new();
+        let mut cluster = Self {
+            server: Server::new(&api, transcript),
+            upkeep: upkeep(&mut tasks, &api),
+            api,
+            store,
+            seed,
+            random: Source::seeded(wanted.seed),
+            stop: CancellationToken::new(),
+            tasks: Mutex::new(tasks),
+            nodes: Mutex::default(),
+            scripts: Scripts::default(),
+            informers: None,
+            clock,
+            pki,
+            wanted,
+        };
+        cluster.start_parts();
+        match from {
+            Some(from) => from.nodes.iter().for_each(|(number, frozen)| cluster.thaw_node(*number, frozen)),
+            None => (0..cluster.wanted.nodes).for_each(|number| cluster.start_node(number)),
+        }
+        cluster
+    }
+
+    fn door(&self, identity: Option<Identity>) -> Client {
+        Client::new(Door { server: Arc::clone(&self.server), identity, line: None }, "default")
+    }
+
     /// A client that may do anything, and that no fault reaches.
     pub fn client(&self) -> Client {
-        Client::new(InProcess::new(&self.api, Identity::system()), "default")
+        self.door(Some(Identity::system()))
     }
 
     /// A client of a user in some groups.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> Client {
-        Client::new(InProcess::new(&self.api, Identity::new(user, groups)), "default")
+        self.door(Some(Identity::new(user, groups)))
     }
 
     /// A client that nobody vouches for: who it is, the headers of its requests have to say.
     pub fn client_of_stranger(&self) -> Client {
-        Client::new(InProcess::stranger(&self.api), "default")
+        self.door(None)
     }
 
     /// A client of exactly this user: no group is added.
     pub fn client_for(&self, identity: Identity) -> Client {
-        Client::new(InProcess::new(&self.api, identity), "default")
+        self.door(Some(identity))
+    }
+
+    /// A client for a program under test, an operator for instance: the cluster's faults are in its way, drawn from the
+    /// seed and this name.
+    pub fn component(&self, name: &str, identity: Identity) -> Client {
+        let line = Some((self.wanted.faults.clone(), self.random.fork(name)));
+        Client::new(Door { server: Arc::clone(&self.server), identity: Some(identity), line }, "default")
     }
 
     /// The seed that everything random was drawn from.
@@ -232,12 +294,57 @@ impl TestCluster {
     /// Everything that was written so far, in order. Under paused time it depends on the seed alone, and on what the
     /// test did: a failure is replayed by its seed.
     pub fn transcript(&self) -> Vec<Write> {
-        self.transcript.lines()
+        self.server.transcript.lines()
+    }
+
+    /// The newest 65,536 requests with what came of them, and every write, in order.
+    pub fn journal(&self) -> Vec<Line> {
+        self.server.transcript.all()
     }
 
     /// Makes the store's disk refuse every write, as a full one does, until it is told otherwise.
     pub fn fill_disk(&self, full: bool) {
-        self.transcript.fail(full);
+        self.server.transcript.fail(full);
+    }
+
+    /// Lets something go wrong from now on.
+    pub fn inject(&self, fault: Fault) -> Injected {
+        let stale = fault.is_stale().then(|| {
+            let past = Store::branch(&self.store.snapshot(), Transcript::default());
+            let api = self.wanted.api(&past, &self.pki);
+            api.set_bootstrapped();
+            api
+        });
+        self.server.rules.add(fault, stale)
+    }
+
+    /// Breaks the open watches of a resource, `pods` for instance, or all for `*`, of the parts and of
+    /// [`TestCluster::component`]s; returns how many.
+    pub fn drop_watches(&self, resource: &str) -> usize {
+        self.server.drop_watches(resource)
+    }
+
+    /// Ends the API server, and starts another over the same store after a while: watches end, connections are refused
+    /// in between, and nothing that was acknowledged is lost.
+    pub async fn restart_api_server(&mut self, down: Duration) {
+        self.api.drain();
+        self.upkeep.abort();
+        self.server.replace(None);
+        self.server.drop_watches("*");
+        tokio::time::sleep(down).await;
+        let api = self.wanted.api(&self.store, &self.pki);
+        bootstrap::run(&api, None).await.expect("a store in memory takes every write");
+        self.upkeep = upkeep(&mut self.tasks.lock(), &api);
+        self.server.replace(Some(Arc::clone(&api)));
+        self.api = api;
+    }
+
+    /// Moves the wall clock of the whole simulation; what waits for time to pass waits as long as before. Does nothing
+    /// where time is not simulated.
+    pub fn jump_clock(&self, by: SignedDuration) {
+        if let Some(clock) = &self.clock {
+            clock.step(by);
+        }
     }
 
     /// Lets virtual time pass.
@@ -258,29 +365,14 @@ impl TestCluster {
         false
     }
 
-    /// Stops a hollow node's kubelet without a word, as a power cut does.
-    pub fn lose_node(&self, name: &str) {
-        if let Some((_, stop)) = self.nodes.lock().get(name) {
-            stop.cancel();
-        }
-    }
-
-    /// A client for a component, with the cluster's faults in its way.
-    fn component(&self, label: &str, identity: Identity) -> Client {
-        let service = InProcess::new(&self.api, identity);
-        Client::new(self.faults.wrap(service, self.random.fork(label)), "default")
-    }
-
-    fn start_parts(&mut self, wanted: &Builder, ca_pem: &str) {
-        let api = Arc::clone(&self.api);
-        self.tasks.spawn(async move { api.maintain().await });
-        if !wanted.controllers.is_empty() {
+    fn start_parts(&mut self) {
+        if !self.wanted.controllers.is_empty() {
             let client = self.component("controllers", Identity::new("system:kube-controller-manager", &[]));
             let run = RunOptions {
-                controllers: wanted.controllers.clone(),
-                seed: Some(self.seed),
+                controllers: self.wanted.controllers.clone(),
+                seed: Some(self.wanted.seed),
                 options: windlass_controllers::Options {
-                    root_ca: Some(ca_pem.to_owned()),
+                    root_ca: Some(self.pki.ca_pem().to_owned()),
                     ..Default::default()
                 },
                 ..RunOptions::default()
@@ -288,38 +380,17 @@ impl TestCluster {
             let manager = windlass_controllers::manager(client, &run).unwrap_or_else(|e| panic!("{e}"));
             self.run(manager);
         }
-        if wanted.scheduler {
+        if self.wanted.scheduler {
             let client = self.component("scheduler", Identity::new("system:kube-scheduler", &[]));
             let mut manager = Manager::seeded(client, self.random.fork("scheduling"));
             manager.add(Scheduler);
             self.run(manager.build());
         }
-        if wanted.nodes > 0 {
-            let client = self.component("nodes", Identity::system());
-            let informers = Informers::seeded(client, self.random.fork("kubelets"));
-            let pods = Pods::of_all(&informers);
-            self.informers = Some((informers, pods));
-            for i in 0..wanted.nodes {
-                self.start_node(i);
-            }
-        }
     }
 
-    fn start_node(&mut self, i: u32) {
-        let Some((informers, pods)) = &self.informers else { return };
-        let name = format!("hollow-{i}");
-        let stop = self.stop.child_token();
-        let [_, _, high, low] = i.to_be_bytes();
-        let runtime = Arc::new(HollowRuntime::new(Ipv4Addr::new(100, 64 + (high & 63), low, 1)));
-        let config = kubelet::Config::hollow(&name, IpAddr::V4(Ipv4Addr::new(10, 0, high, low)));
-        let kubelet = Kubelet::new(config, informers, pods.clone(), runtime);
-        self.nodes.lock().insert(name, (i, stop.clone()));
-        self.tasks.spawn(kubelet.run(stop, |_| {}));
-    }
-
-    fn run(&mut self, manager: Manager) {
+    fn run(&self, manager: Manager) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        self.tasks.lock().spawn(async move {
             if let Err(error) = manager.run(stop.cancelled_owned()).await {
                 tracing::error!(%error, "a part of the test cluster stopped");
             }
@@ -327,10 +398,15 @@ impl TestCluster {
     }
 }
 
+fn upkeep(tasks: &mut JoinSet<()>, api: &Arc<ApiServer>) -> AbortHandle {
+    let api = Arc::clone(api);
+    tasks.spawn(async move { api.maintain().await })
+}
+
 /// On a runtime of one thread, where time can be paused, the wall clock starts at the same moment in each run.
-fn simulated_clock() -> Option<Simulated> {
+fn simulated_clock(start: Timestamp) -> Option<Simulated> {
     let flavor = tokio::runtime::Handle::current().runtime_flavor();
-    (flavor == RuntimeFlavor::CurrentThread).then(|| clock::simulate(WALL_START))
+    (flavor == RuntimeFlavor::CurrentThread).then(|| clock::simulate(start))
 }
 
 impl Drop for TestCluster {

@@ -225,8 +225,9 @@ impl Api {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// What every cluster has is there.
-    pub(crate) fn set_bootstrapped(&self) {
+    /// What every cluster has is there: said by [`crate::bootstrap`], or by who starts a server over a store that was
+    /// bootstrapped before.
+    pub fn set_bootstrapped(&self) {
         self.bootstrapped.store(true, Ordering::Relaxed);
     }
 

@@ -1,6 +1,8 @@
-//! What was written to a test's cluster, in order: two runs of one seed must not differ in a single line.
+//! What was asked of a test's cluster and what was written to it, in order: two runs of one seed must not differ in a
+//! single line.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
         Arc,
@@ -11,7 +13,53 @@ use std::{
 use jiff::Timestamp;
 use minicluster_store::{Batch, Engine, EngineError, EventKind, Image, LeaseId, Revision};
 use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
 use windlass::clock;
+
+/// Requests that are remembered; the oldest are forgotten first.
+const ASKED_MAX: usize = 1 << 16;
+
+/// One request, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// When it was answered, by the wall clock of the simulation.
+    pub at: Timestamp,
+    /// The store's newest revision then.
+    pub revision: Revision,
+    /// Who asked; empty for a stranger.
+    pub user: String,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, or a method.
+    pub verb: &'static str,
+    /// The path, with its query.
+    pub path: String,
+    /// The status, or what went wrong instead of an answer.
+    pub outcome: String,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, revision, user, verb, path, outcome } = self;
+        write!(f, "{at:.3} {revision} {user}: {verb} {path} -> {outcome}")
+    }
+}
+
+/// One line of what happened in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Somebody asked.
+    Asked(Asked),
+    /// Something was written, which all who watch are told.
+    Written(Write),
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asked(asked) => asked.fmt(f),
+            Self::Written(write) => write.fmt(f),
+        }
+    }
+}
 
 /// One write of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +86,8 @@ impl fmt::Display for Write {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transcript {
     lines: Arc<Mutex<Vec<Write>>>,
+    asked: Arc<Mutex<VecDeque<Asked>>>,
+    wake: Arc<Notify>,
     /// The newest revision and lease.
     kept: (Revision, LeaseId),
     fails: Arc<AtomicBool>,
@@ -46,6 +96,42 @@ pub(super) struct Transcript {
 impl Transcript {
     pub(super) fn lines(&self) -> Vec<Write> {
         self.lines.lock().clone()
+    }
+
+    /// A transcript of what follows, for a store that begins at this revision.
+    pub(super) fn starting_at(revision: Revision) -> Self {
+        Self { kept: (revision, 0), ..Self::default() }
+    }
+
+    /// Notes a request.
+    pub(super) fn asked(&self, user: &str, verb: &'static str, path: &str, outcome: &str) {
+        let revision = self.lines.lock().last().map_or(self.kept.0, |write| write.revision);
+        let mut asked = self.asked.lock();
+        if asked.len() == ASKED_MAX {
+            asked.pop_front();
+        }
+        let (user, path, outcome) = (user.to_owned(), path.to_owned(), outcome.to_owned());
+        asked.push_back(Asked { at: clock::now(), revision, user, verb, path, outcome });
+    }
+
+    /// Resolves at the next write.
+    pub(super) fn written(&self) -> Notified<'_> {
+        self.wake.notified()
+    }
+
+    /// Requests and writes. A write comes before the answer to whoever asked for it.
+    pub(super) fn all(&self) -> Vec<Line> {
+        let writes = self.lines();
+        let mut writes = writes.into_iter().peekable();
+        let mut lines = Vec::new();
+        for asked in self.asked.lock().iter() {
+            while let Some(write) = writes.next_if(|w| w.revision <= asked.revision) {
+                lines.push(Line::Written(write));
+            }
+            lines.push(Line::Asked(asked.clone()));
+        }
+        lines.extend(writes.map(Line::Written));
+        lines
     }
 
     pub(super) fn fail(&self, fails: bool) {
@@ -78,6 +164,7 @@ impl Engine for Transcript {
             digest: digest(&event.entry.value),
         });
         self.lines.lock().extend(lines);
+        self.wake.notify_waiters();
         Ok(())
     }
 

@@ -99,7 +99,15 @@ struct Inner {
     events: broadcast::Sender<RuntimeEvent>,
 }
 
-#[derive(Default)]
+/// A runtime as it once was; see [`HollowRuntime::freeze`].
+#[derive(Clone)]
+pub struct Frozen {
+    script: Script,
+    first_ip: Ipv4Addr,
+    state: State,
+}
+
+#[derive(Clone, Default)]
 struct State {
     next_id: u64,
     next_ip: u32,
@@ -109,7 +117,7 @@ struct State {
     owners: BTreeMap<String, String>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct HollowPod {
     identity: PodIdentity,
     view: PodView,
@@ -136,6 +144,47 @@ impl HollowRuntime {
     /// Changes the script for containers made from now on.
     pub fn set_script(&self, script: Script) {
         *self.inner.script.lock() = script;
+    }
+
+    /// Keeps what there is: pods, containers, and the script.
+    pub fn freeze(&self) -> Frozen {
+        let (script, state) = (self.inner.script.lock().clone(), self.inner.state.lock().clone());
+        Frozen { script, first_ip: self.inner.first_ip, state }
+    }
+
+    /// Goes on where [`HollowRuntime::freeze`] was called: what was to end after a while still does, and programs begin
+    /// anew. Needs a tokio runtime.
+    pub fn thaw(frozen: &Frozen) -> Self {
+        let Frozen { script, first_ip, mut state } = frozen.clone();
+        let mut going_on = Vec::new();
+        for pod in state.pods.values_mut() {
+            pod.processes.values_mut().for_each(|process| *process = process.anew());
+            let running = pod.view.containers.iter().filter(|c| c.state == ContainerState::Running);
+            going_on.extend(running.filter_map(|c| {
+                let behaviour = pod.behaviours.get(&c.id)?.clone();
+                (behaviour.program.is_some() || behaviour.exit.is_some()).then_some(())?;
+                Some((c.id.clone(), behaviour, c.started_at.map_or(Duration::ZERO, clock::since)))
+            }));
+        }
+        let (events, _) = broadcast::channel(EVENT_BUFFER);
+        let inner = Inner { script: Mutex::new(script), first_ip, state: Mutex::new(state), events };
+        let inner = Arc::new(inner);
+        for (id, behaviour, age) in going_on {
+            inner.go_on(&id, behaviour, age);
+        }
+        Self { inner }
+    }
+
+    /// What a container of a pod has logged, the newest of its name.
+    pub fn log_of(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
+        let id = {
+            let state = self.inner.state.lock();
+            let of = |p: &&HollowPod| p.identity.namespace == namespace && p.identity.name == pod;
+            let pod = state.pods.values().find(of)?;
+            // The newest comes first.
+            pod.view.containers.iter().find(|c| c.name == container)?.id.clone()
+        };
+        String::from_utf8(self.inner.logged(&id)?).ok()
     }
 
     /// Ends a running container from outside, as an out-of-memory kill or a crash would.
@@ -193,16 +242,30 @@ impl Inner {
         state.pods.get(state.owners.get(id)?)?.processes.get(id).cloned()
     }
 
-    /// Lets a container's program run; its end is the container's.
-    fn launch(self: &Arc<Self>, id: &str, program: Program) {
-        let Some(process) = self.process(id) else { return };
-        let (inner, id) = (Arc::downgrade(self), id.to_owned());
+    /// Lets a container that has run for a while run on: its program, or the time until it ends by itself.
+    fn go_on(self: &Arc<Self>, id: &str, behaviour: Behaviour, age: Duration) {
+        let (inner, process) = (Arc::downgrade(self), self.process(id));
+        let id = id.to_owned();
         tokio::spawn(async move {
-            let Some(code) = program.run(process).await else { return };
-            if let Some(inner) = inner.upgrade() {
+            let code = match (behaviour.program, process, behaviour.exit) {
+                (Some(program), Some(process), _) => program.run(process).await,
+                (None, _, Some((after, code))) => {
+                    tokio::time::sleep(after.saturating_sub(age)).await;
+                    Some(code)
+                }
+                _ => None,
+            };
+            if let (Some(code), Some(inner)) = (code, inner.upgrade()) {
                 inner.end(&id, code, end_reason(code));
             }
         });
+    }
+
+    fn logged(&self, id: &str) -> Option<Vec<u8>> {
+        if let Some(process) = self.process(id) {
+            return Some(process.written());
+        }
+        self.behaviour(id).map(|(behaviour, _)| behaviour.log.into_bytes())
     }
 
     fn behaviour(&self, id: &str) -> Option<(Behaviour, Option<Timestamp>)> {
@@ -399,16 +462,8 @@ impl Runtime for HollowRuntime {
             c.started_at = Some(clock::now());
             true
         })?;
-        if let Some(program) = behaviour.program {
-            self.inner.launch(id, program);
-        } else if let Some((after, code)) = behaviour.exit {
-            let (inner, id) = (Arc::downgrade(&self.inner), id.to_owned());
-            tokio::spawn(async move {
-                tokio::time::sleep(after).await;
-                if let Some(inner) = inner.upgrade() {
-                    inner.end(&id, code, end_reason(code));
-                }
-            });
+        if behaviour.program.is_some() || behaviour.exit.is_some() {
+            self.inner.go_on(id, behaviour, Duration::ZERO);
         }
         Ok(())
     }
@@ -530,9 +585,6 @@ impl Runtime for HollowRuntime {
     }
 
     async fn log(&self, container: &str) -> Option<Vec<u8>> {
-        if let Some(process) = self.inner.process(container) {
-            return Some(process.written());
-        }
-        self.inner.behaviour(container).map(|(b, _)| b.log.into_bytes())
+        self.inner.logged(container)
     }
 }

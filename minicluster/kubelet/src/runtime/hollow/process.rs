@@ -95,6 +95,23 @@ impl Process {
         Self { inner: Arc::new(inner) }
     }
 
+    /// The same container at the first line of its program.
+    pub(super) fn anew(&self) -> Self {
+        let inner = &*self.inner;
+        let inner = Inner {
+            namespace: inner.namespace.clone(),
+            pod: inner.pod.clone(),
+            container: inner.container.clone(),
+            restarts: inner.restarts,
+            labels: inner.labels.clone(),
+            env: inner.env.clone(),
+            stopping: CancellationToken::new(),
+            killed: CancellationToken::new(),
+            state: Mutex::new(State { ready: true, healthy: true, log: inner.state.lock().log.clone() }),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
     /// The namespace of its pod.
     pub fn namespace(&self) -> &str {
         &self.inner.namespace
