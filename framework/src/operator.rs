@@ -5,6 +5,7 @@
 //! twice: the description is what the same code registers when it runs.
 
 mod args;
+mod install;
 mod roles;
 
 use std::{convert::Infallible, path::Path, process::ExitCode};

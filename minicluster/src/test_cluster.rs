@@ -265,10 +265,11 @@ impl TestCluster {
         }
     }
 
-    /// A client for a component, with the cluster's faults in its way.
-    fn component(&self, label: &str, identity: Identity) -> Client {
+    /// A client for a program under test, an operator for instance: the cluster's faults are in its way, drawn from the
+    /// seed and this name.
+    pub fn component(&self, name: &str, identity: Identity) -> Client {
         let service = InProcess::new(&self.api, identity);
-        Client::new(self.faults.wrap(service, self.random.fork(label)), "default")
+        Client::new(self.faults.wrap(service, self.random.fork(name)), "default")
     }
 
     fn start_parts(&mut self, wanted: &Builder, ca_pem: &str) {

@@ -12,7 +12,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, CustomResourceExt, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use minicluster::TestCluster;
 use operator::{Sail, SailSpec};
@@ -33,19 +33,11 @@ fn area(area: u32) -> Patch<serde_json::Value> {
     Patch::Merge(json!({ "spec": { "area": area } }))
 }
 
-/// A client of the operator's service account, with the roles that were derived from what it registered and no more.
+/// A client of the operator's service account, with its kinds installed, and with the roles that were derived from what it registered and no more.
 async fn deployed(cluster: &TestCluster) -> Client {
-    for object in operator::operator().description().rbac("default") {
-        let types = object.types.clone().unwrap();
-        let (kind, plural) = (types.kind.clone(), format!("{}s", types.kind.to_lowercase()));
-        let resource = ApiResource::from_gvk_with_plural(&types.try_into().unwrap(), &plural);
-        let api: Api<DynamicObject> = match object.namespace() {
-            Some(namespace) => Api::namespaced_with(cluster.client(), &namespace, &resource),
-            None => Api::all_with(cluster.client(), &resource),
-        };
-        api.create(&PostParams::default(), &object).await.unwrap_or_else(|e| panic!("{kind}: {e}"));
-    }
-    cluster.client_as("system:serviceaccount:default:rigger", &["system:serviceaccounts"])
+    let description = operator::operator().description();
+    description.install(&cluster.client(), "default").await.unwrap();
+    cluster.client_as(&description.user("default"), &["system:serviceaccounts"])
 }
 
 #[tokio::test(start_paused = true)]

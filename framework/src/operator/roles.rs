@@ -49,6 +49,12 @@ impl Description {
         objects
     }
 
+    /// The user that the operator is to the API server, when it runs in a namespace with what [`Description::rbac`] made.
+    #[must_use]
+    pub fn user(&self, namespace: &str) -> String {
+        format!("system:serviceaccount:{namespace}:{}", self.name)
+    }
+
     fn meta(&self, namespace: Option<&str>) -> ObjectMeta {
         let labels = [("app.kubernetes.io/name".to_owned(), self.name.clone())];
         ObjectMeta {
