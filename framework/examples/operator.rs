@@ -1,13 +1,13 @@
 //! A whole operator: a custom kind, and a child that follows each of its objects. `tests/tests/operator.rs` tries it
 //! on a cluster in memory.
 
+use std::process::ExitCode;
+
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{CustomResource, CustomResourceExt, api::Patch};
+use kube::{CustomResource, api::Patch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use windlass::{
-    Action, BoxError, Controller, Error, Manager, ManagerBuilder, Reconcile, Request, controller_ref,
-};
+use windlass::{Action, Controller, Error, Operator, Reconcile, Request, controller_ref};
 
 /// What is wanted of a sail.
 #[derive(CustomResource, Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -41,20 +41,14 @@ impl Reconcile<Sail> for Rigger {
     }
 }
 
-/// Adds the operator to a manager.
-pub(crate) fn add(manager: &mut ManagerBuilder) {
-    manager.add(Controller::<Sail>::new("rigger").owns::<ConfigMap>().build(Rigger));
+/// The operator: its kinds, and what runs.
+pub(crate) fn operator() -> Operator {
+    Operator::new("rigger").crd::<Sail>().with(|manager| {
+        manager.add(Controller::<Sail>::new("rigger").owns::<ConfigMap>().writes_status().build(Rigger));
+    })
 }
 
-/// Run with `crd` to print the definition, and without to run the operator until Ctrl-C.
-#[tokio::main]
-async fn main() -> Result<(), BoxError> {
-    if std::env::args().nth(1).as_deref() == Some("crd") {
-        println!("{}", serde_json::to_string_pretty(&Sail::crd())?);
-        return Ok(());
-    }
-    let mut manager = Manager::builder(kube::Client::try_default().await?);
-    add(&mut manager);
-    let stop = async { tokio::signal::ctrl_c().await.unwrap_or_default() };
-    manager.build().run(stop).await
+/// `--help` says how it is run; `describe` prints what it brings and needs.
+fn main() -> ExitCode {
+    operator().main()
 }

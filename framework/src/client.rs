@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Error, Informers, Key, Object, key,
+    Error, Informers, Key, Object, guard, key,
     object::{parse_revision, revision_of},
     prune,
 };
@@ -94,7 +94,7 @@ impl CachedClient {
         K::DynamicType: Default,
     {
         let request = path::<K>(key.namespace()).get(key.name(), &GetParams::default()).map_err(build)?;
-        match self.call::<K>(request).await {
+        match self.call::<K>(guard::about::<K>(request)).await {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -215,7 +215,7 @@ impl CachedClient {
         let preconditions = params.preconditions.get_or_insert(Preconditions::default());
         preconditions.uid = preconditions.uid.take().or_else(|| meta.uid.clone());
         let request = path::<K>(meta.namespace.as_deref()).delete(name(object), &params).map_err(build)?;
-        match self.bytes(request).await {
+        match self.bytes(guard::about::<K>(request)).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}
             // Either another object has the name by now, or this one is still there and the caller has to try again.
@@ -288,7 +288,7 @@ impl CachedClient {
     where
         K::DynamicType: Default,
     {
-        let request = request.map_err(build)?;
+        let request = guard::about::<K>(request.map_err(build)?);
         let object: K = match self.call(request).await {
             Ok(object) => object,
             Err(error) => return Err(self.doubt::<K>(target, error)),

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::{
-    Action, BoxError, CachedClient, Delta, Error, Informer, Informers, Key, Object, Recorder, RunCx,
-    Runnable, Scope, Subscription, owners,
+    Action, BoxError, CachedClient, Delta, Error, Informer, Informers, Key, Object, Place, Recorder, Rules,
+    RunCx, Runnable, Scope, Subscription, Verbs, owners,
     pool::Pool,
     queue::{Add, Backoff, Fair, Priority, Queue, SharedQueue},
 };
@@ -29,6 +29,10 @@ const HOLD: Duration = Duration::from_mins(5);
 pub trait Reconcile<K: Object>: Send + Sync + 'static {
     /// Called for each key that may need work; must be idempotent.
     fn reconcile(&self, request: Request<K>) -> impl Future<Output = Result<Action, Error>> + Send;
+
+    /// What it needs from the API beyond what its controller is told; for reconcilers that wrap others, such as
+    /// [`crate::Finalized`]. The scope is the controller's.
+    fn needs(&self, _scope: &Scope, _rules: &mut Rules) {}
 }
 
 /// What a reconcile is about.
@@ -57,9 +61,11 @@ pub struct Controller<K: Object> {
     needs_leader: bool,
     filter: Option<Filter<K>>,
     wires: Vec<Connect>,
+    needs: Vec<Need>,
     queue: Option<SharedQueue>,
 }
 
+type Need = Box<dyn Fn(&Scope, &mut Rules) + Send + Sync>;
 type Connect = Box<dyn Fn(&Wiring<'_>) -> Wire + Send + Sync>;
 type Filter<K> = Arc<dyn Fn(&Delta<K>) -> bool + Send + Sync>;
 
@@ -112,11 +118,13 @@ where
             needs_leader: true,
             filter: None,
             wires: Vec::new(),
+            needs: Vec::new(),
             queue: None,
         }
     }
 
-    /// Also triggered by objects of kind `C` that an object of kind `K` controls, for that object.
+    /// Also triggered by objects of kind `C` that an object of kind `K` controls, for that object. The reconciler may
+    /// read and write them.
     #[must_use]
     pub fn owns<C: Object>(mut self) -> Self
     where
@@ -134,7 +142,11 @@ where
             });
             Wire::new(children, Some(subscription))
         }));
-        self
+        self.needs(|scope, rules| {
+            rules.allow::<C>(scope, Verbs::ALL);
+            // A reference that holds up the owner's deletion may be set by who may set the owner's finalizers.
+            rules.allow_sub::<K>(scope, "finalizers", Verbs::UPDATE);
+        })
     }
 
     /// Also triggered by changes of kind `C`, for the keys that `map` names.
@@ -166,7 +178,8 @@ where
     where
         C::DynamicType: Default,
     {
-        let trigger = Arc::new(trigger);
+        let (trigger, watched) = (Arc::new(trigger), scope.clone());
+        self = self.needs(move |_, rules| rules.allow::<C>(&watched, Verbs::READ));
         self.wires.push(Box::new(move |wiring| {
             let informer = wiring.informers.get::<C>(scope.clone());
             let (informers, trigger) = (wiring.informers.clone(), trigger.clone());
@@ -192,6 +205,39 @@ where
     pub fn reads<C: Object>(mut self, informer: &Informer<C>) -> Self {
         let informer = informer.clone();
         self.wires.push(Box::new(move |_| Wire::new(informer.clone(), None)));
+        self
+    }
+
+    /// The reconciler writes the status of `K`.
+    #[must_use]
+    pub fn writes_status(self) -> Self {
+        self.may_sub::<K>("status", Verbs::UPDATE | Verbs::PATCH)
+    }
+
+    /// The reconciler does this to objects of kind `C` in the controller's namespaces, beyond what `owns` and `watches`
+    /// imply.
+    #[must_use]
+    pub fn may<C: Object>(self, verbs: Verbs) -> Self
+    where
+        C::DynamicType: Default,
+    {
+        self.needs(move |scope, rules| rules.allow::<C>(scope, verbs))
+    }
+
+    /// The reconciler does this to a subresource of objects of kind `C`, such as `eviction`.
+    #[must_use]
+    pub fn may_sub<C: Object>(self, sub: &'static str, verbs: Verbs) -> Self
+    where
+        C::DynamicType: Default,
+    {
+        self.needs(move |scope, rules| rules.allow_sub::<C>(scope, sub, verbs))
+    }
+
+    /// The reconciler needs what these rules say, such as kinds known by name, or other namespaces than the
+    /// controller's, whose scope `needs` is given.
+    #[must_use]
+    pub fn needs(mut self, needs: impl Fn(&Scope, &mut Rules) + Send + Sync + 'static) -> Self {
+        self.needs.push(Box::new(needs));
         self
     }
 
@@ -325,6 +371,14 @@ where
         self.controller.needs_leader
     }
 
+    fn needs(&self, rules: &mut Rules) {
+        let scope = &self.controller.scope;
+        rules.allow::<K>(scope, Verbs::READ);
+        rules.allow_events(self.event_places());
+        self.controller.needs.iter().for_each(|needs| needs(scope, rules));
+        self.reconcile.needs(scope, rules);
+    }
+
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(self.turn(cx))
     }
@@ -370,6 +424,15 @@ where
         while workers.join_next().await.is_some() {}
         *self.kept.lock() = wires.into_iter().map(|wire| wire.keep).collect();
         Ok(())
+    }
+
+    /// Where events about the primary kind are: beside the object, or in `default` when it has no namespace.
+    fn event_places(&self) -> Vec<Place> {
+        let cluster = Key::for_kind::<K>(Some("a"), "a").namespace().is_none();
+        if cluster {
+            return vec![Place::Namespace("default".to_owned())];
+        }
+        Place::of(&self.controller.scope)
     }
 
     fn open_queue(&self, cx: &RunCx) -> SharedQueue {

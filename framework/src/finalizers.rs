@@ -7,7 +7,7 @@
 use kube::{Resource, api::Patch};
 use serde_json::json;
 
-use crate::{Action, CachedClient, Error, Key, Object, Reconcile, Request};
+use crate::{Action, CachedClient, Error, Key, Object, Reconcile, Request, Rules, Scope, Verbs};
 
 /// Whether the object carries this finalizer.
 pub fn has_finalizer<K: Resource>(object: &K, name: &str) -> bool {
@@ -89,5 +89,11 @@ where
             remove_finalizer(&client, &*object, self.name).await?;
         }
         Ok(action)
+    }
+
+    fn needs(&self, scope: &Scope, rules: &mut Rules) {
+        rules.allow::<K>(scope, Verbs::PATCH);
+        self.reconcile.needs(scope, rules);
+        self.cleanup.needs(scope, rules);
     }
 }

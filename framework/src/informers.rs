@@ -14,7 +14,7 @@ use kube::{
 use parking_lot::Mutex;
 
 use crate::{
-    Informer, Object, Scope, Strip,
+    Informer, Object, Rules, Scope, Strip, Verbs,
     informer::{Feed, Handle, Shared},
     listwatch,
     random::Source,
@@ -31,6 +31,8 @@ struct Inner {
     client: Client,
     random: Source,
     known: Mutex<HashMap<(TypeId, String), Vec<Known>>>,
+    /// What everybody who ever asked needs.
+    needs: Mutex<Rules>,
 }
 
 /// One informer of a kind.
@@ -60,7 +62,7 @@ impl Informers {
     /// Informers whose back-off and timeouts are drawn from `random`.
     #[must_use]
     pub fn seeded(client: Client, random: Source) -> Self {
-        Self { inner: Arc::new(Inner { client, random, known: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { client, random, known: Mutex::default(), needs: Mutex::default() }) }
     }
 
     /// The client they watch through.
@@ -96,6 +98,12 @@ impl Informers {
         self.inner.known.lock().values().flatten().all(|known| (known.synced)())
     }
 
+    /// What the informers that were asked for so far need.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        self.inner.needs.lock().clone()
+    }
+
     /// The running informers in which a written object of this kind is sure to show up.
     pub(crate) fn holding<K: Object>(&self) -> Vec<Informer<K>>
     where
@@ -107,6 +115,7 @@ impl Informers {
     }
 
     fn of<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
+        self.inner.needs.lock().allow_kind::<K>(dynamic, scope, "", Verbs::READ);
         let scope_id = scope.id();
         let mut known = self.inner.known.lock();
         let of_kind = known.entry(id::<K>(dynamic)).or_default();

@@ -10,7 +10,7 @@
 //!
 //! ```no_run
 //! use k8s_openapi::api::core::v1::ConfigMap;
-//! use windlass::{Action, Controller, Error, EventType, Manager, Reconcile, Request};
+//! use windlass::{Action, Controller, Error, EventType, Operator, Reconcile, Request};
 //!
 //! struct Greeter;
 //!
@@ -22,14 +22,18 @@
 //!     }
 //! }
 //!
-//! # async fn operator() -> Result<(), windlass::BoxError> {
-//! let mut manager = Manager::builder(kube::Client::try_default().await?);
-//! manager.add(Controller::<ConfigMap>::new("greeter").build(Greeter));
-//! manager.build().run(std::future::pending()).await
-//! # }
+//! fn main() -> std::process::ExitCode {
+//!     Operator::new("greeter")
+//!         .with(|manager| {
+//!             manager.add(Controller::<ConfigMap>::new("greeter").build(Greeter));
+//!         })
+//!         .main()
+//! }
 //! ```
 //!
-//! `examples/operator.rs` is one with a custom kind, a child and a status; `minicluster::TestCluster` tests it.
+//! What it may do in a cluster nobody has to write down: RBAC is made from what was registered ([`Rules`]), and requests
+//! that were not registered are refused wherever it runs. `examples/operator.rs` is an operator with a custom kind, a
+//! child and a status; `minicluster::TestCluster` tests it.
 //!
 //! It knows no built-in kind: whatever is decided about Pods or Nodes is decided by the crates that use it. It never
 //! reads the machine's clock but through [`clock`], and never draws a random number but from a seeded
@@ -46,6 +50,7 @@ mod delta;
 mod deltas;
 mod error;
 mod finalizers;
+mod guard;
 mod index;
 mod informer;
 mod informers;
@@ -55,11 +60,13 @@ mod listwatch;
 mod manager;
 mod metrics;
 mod object;
+mod operator;
 mod owners;
 mod pool;
 mod prune;
 mod queue;
 mod recorder;
+mod rules;
 mod scope;
 mod signal;
 mod store;
@@ -81,9 +88,11 @@ pub use listwatch::WatchError;
 pub use manager::{Manager, ManagerBuilder, RunCx, Runnable};
 pub use metrics::Metrics;
 pub use object::{BoxError, Object, revision_of};
+pub use operator::{Description, Operator};
 pub use owners::{controller_of, controller_ref, is_controlled_by};
 pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
 pub use recorder::{EventType, Recorder, reference};
+pub use rules::{Place, Rules, Verbs};
 pub use scope::{Scope, Strip};
 pub use store::Lister;
 

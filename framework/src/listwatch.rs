@@ -220,10 +220,22 @@ pub(crate) async fn run(client: Client, target: Target, random: Source, sink: &m
         if let Ended::Failed { error, .. } = ended
             && !wait.is_zero()
         {
-            tracing::debug!(path = target.path, %error, ?wait, "list/watch failed and will be retried");
+            report(&target.path, &error, machine.failures, wait);
             sink.failed(error);
         }
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Failures in a row after which people are told; refusals, which seldom pass by themselves, are told at once.
+const TOLD_AFTER: u32 = 3;
+
+fn report(path: &str, error: &WatchError, failures: u32, wait: Duration) {
+    match (error.code(), failures) {
+        (404, 1) => tracing::warn!(path, "not served: is its definition installed? It will be tried again"),
+        (401 | 403, 1) => tracing::warn!(path, %error, "list/watch was refused and will be tried again"),
+        (_, TOLD_AFTER) => tracing::warn!(path, %error, "list/watch fails and will be tried again"),
+        _ => tracing::debug!(path, %error, ?wait, "list/watch failed and will be retried"),
     }
 }
 

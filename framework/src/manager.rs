@@ -12,8 +12,9 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BoxError, CachedClient, Informers, Lease, Metrics, Recorder,
+    BoxError, CachedClient, Informers, Lease, Metrics, Recorder, Rules,
     admin::{Admin, Checks},
+    guard::Guard,
     random::Source,
 };
 
@@ -32,6 +33,10 @@ pub trait Runnable: Send + Sync + 'static {
     fn needs_leader(&self) -> bool {
         true
     }
+
+    /// What it needs from the API. A part that does not say is not restricted, unless its manager is
+    /// [guarded](Manager::guarded).
+    fn needs(&self, _rules: &mut Rules) {}
 
     /// Runs until `cx.stop` is cancelled.
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>>;
@@ -79,6 +84,8 @@ pub struct ManagerBuilder {
     lease: Option<Lease>,
     admin: Option<SocketAddr>,
     checks: Checks,
+    guard: Option<Guard>,
+    rules: Rules,
 }
 
 impl Manager {
@@ -100,7 +107,17 @@ impl Manager {
             lease: None,
             admin: None,
             checks: Checks::default(),
+            guard: None,
+            rules: Rules::default(),
         }
+    }
+
+    /// As [`Manager::seeded`], and every request of its parts that none of them registered is refused with a sentence
+    /// that names the missing call. What informers were asked for before [`ManagerBuilder::build`] counts as registered.
+    #[must_use]
+    pub fn guarded(client: Client, random: Source) -> ManagerBuilder {
+        let guard = Guard::default();
+        ManagerBuilder { guard: Some(guard.clone()), ..Self::seeded(guard.client(client), random) }
     }
 
     /// The caches.
@@ -224,6 +241,24 @@ impl ManagerBuilder {
         self
     }
 
+    /// Parts need what these rules allow, too; for parts that are no controllers.
+    pub fn needs(&mut self, rules: &Rules) -> &mut Self {
+        self.rules.extend(rules);
+        self
+    }
+
+    /// What everything that was added so far needs from the API.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        let mut rules = self.rules.clone();
+        self.parts.iter().for_each(|part| part.needs(&mut rules));
+        rules.extend(&self.informers.rules());
+        if let Some(lease) = &self.lease {
+            rules.allow_lease(&lease.name);
+        }
+        rules
+    }
+
     /// Adds a part. Parts start in the order in which they were added.
     pub fn add(&mut self, part: impl Runnable) -> &mut Self {
         self.parts.push(Arc::new(part));
@@ -233,6 +268,11 @@ impl ManagerBuilder {
     /// The manager.
     #[must_use]
     pub fn build(mut self) -> Manager {
+        if let Some(guard) = &self.guard {
+            let own = self.lease.as_ref().map(|lease| lease.namespace.as_str());
+            let own = own.unwrap_or(self.informers.client().default_namespace());
+            guard.seal(self.rules().at_home(own));
+        }
         let informers = self.informers.clone();
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());

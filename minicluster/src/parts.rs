@@ -17,8 +17,10 @@ use k8s_openapi::api::core::v1::Node;
 #[cfg(feature = "node")]
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 #[cfg(feature = "node")]
+use kube::Api;
+use kube::Client;
+#[cfg(feature = "node")]
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
 use minicluster_apiserver::Identity;
 #[cfg(feature = "node")]
 use minicluster_dns::Dns;

@@ -11,13 +11,13 @@ use k8s_openapi::{
     api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
-    Api, CustomResourceExt, ResourceExt,
+    Api, Client, CustomResourceExt, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use minicluster::TestCluster;
 use operator::{Sail, SailSpec};
 use serde_json::json;
-use windlass::{Manager, random::Source};
+use windlass::random::Source;
 
 const NAME: &str = "sails.harbour.dev";
 
@@ -33,12 +33,19 @@ fn area(area: u32) -> Patch<serde_json::Value> {
     Patch::Merge(json!({ "spec": { "area": area } }))
 }
 
+/// A client of the operator's service account, with its kinds installed, and with the roles that were derived from what it registered and no more.
+async fn deployed(cluster: &TestCluster) -> Client {
+    let description = operator::operator().description();
+    description.install(&cluster.client(), "default").await.unwrap();
+    cluster.client_as(&description.user("default"), &["system:serviceaccounts"])
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_child_follows_its_owner() {
     let (cluster, _, sails) = harbour().await;
     let children: Api<ConfigMap> = Api::default_namespaced(cluster.client());
-    let mut manager = Manager::seeded(cluster.client(), Source::seeded(cluster.seed()));
-    operator::add(&mut manager);
+    let account = deployed(&cluster).await;
+    let manager = operator::operator().manager(account, Source::seeded(cluster.seed()));
     let running = tokio::spawn(manager.build().run(std::future::pending()));
 
     sails.create(&PostParams::default(), &Sail::new("main", SailSpec { area: 40 })).await.unwrap();

@@ -36,7 +36,7 @@ pub(crate) fn run(manager: Manager) -> Running {
 }
 
 /// A reconciler from a function.
-struct Each<F>(F);
+pub(crate) struct Each<F>(pub(crate) F);
 
 impl<K, F, T> Reconcile<K> for Each<F>
 where

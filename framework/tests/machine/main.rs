@@ -4,4 +4,5 @@ mod controllers;
 mod fake;
 mod informers;
 mod leases;
+mod operators;
 mod regressions;

@@ -1,10 +1,11 @@
-//! The project's own commands: `cargo xtask up`, `down`, `test`, `bench` and `facts`.
+//! The project's own commands: `cargo xtask up`, `down`, `test`, `e2e`, `templates`, `bench` and `facts`.
 
 mod clients;
 mod demo;
 mod e2e;
 mod facts;
 mod host;
+mod templates;
 mod test;
 mod tidy;
 mod transcript;
@@ -36,6 +37,8 @@ enum Command {
     },
     /// Run a cluster on real containers, and the transcripts of `tests/e2e` on it
     E2e(e2e::Options),
+    /// Render every template (or those with this in their name), and check and test what comes out
+    Templates { filter: Option<String> },
     /// The benches whose figures stand in SPECIFICATION.md
     Bench,
     /// Write the facts table of built-in kinds from a published definitions document
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Down => up::down(),
         Command::Test { no_containers } => test::run(!no_containers),
         Command::E2e(options) => e2e::run(&options),
+        Command::Templates { filter } => templates::run(filter.as_deref().unwrap_or_default()),
         Command::Bench => test::bench(),
         Command::Facts { definitions } => {
             let text =

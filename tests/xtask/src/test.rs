@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every check and test of the project, in the order in which they fail fastest.
 
-use crate::{e2e, host, tidy};
+use crate::{e2e, host, templates, tidy};
 
 fn cargo(args: &[&str]) -> anyhow::Result<()> {
     println!("\n==> cargo {}", args.join(" "));
@@ -24,6 +24,7 @@ pub(crate) fn run(containers: bool) -> anyhow::Result<()> {
         cargo(&["test", "--workspace", "--lib", "--bins", "--tests"])?;
     }
     cargo(&["test", "--workspace", "--doc"])?;
+    templates::run("")?;
     if containers {
         println!("\n==> a whole cluster with real containers");
         e2e::run(&e2e::Options::default())?;

@@ -1,0 +1,213 @@
+//! An operator: a name, its kinds, and the parts that run. It knows how to run itself, and what it needs.
+//!
+//! [`Operator::main`] is a whole program. `run` (or nothing) runs it, on a kubeconfig or inside a cluster; `describe`
+//! prints a [`Description`] as JSON, from which `windlass` makes definitions, RBAC and manifests. Nothing is declared
+//! twice: the description is what the same code registers when it runs.
+
+mod args;
+mod install;
+mod roles;
+
+use std::{convert::Infallible, path::Path, process::ExitCode};
+
+use http::{Request, Response};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{
+    Client, Config, CustomResourceExt,
+    client::Body,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{BoxError, Lease, Manager, ManagerBuilder, Rules, random::Source};
+
+use args::{Command, Flags};
+
+/// The version of [`Description`] that this library writes.
+const DESCRIPTION: u32 = 1;
+
+/// An operator: its name, its kinds, and the parts that run.
+///
+/// ```
+/// use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+/// use windlass::{Action, Controller, Error, Operator, Reconcile, Request, Verbs};
+///
+/// struct Sealer;
+///
+/// impl Reconcile<ConfigMap> for Sealer {
+///     async fn reconcile(&self, _: Request<ConfigMap>) -> Result<Action, Error> {
+///         Ok(Action::Done)
+///     }
+/// }
+///
+/// fn operator() -> Operator {
+///     Operator::new("sealer").with(|manager| {
+///         manager.add(Controller::<ConfigMap>::new("sealer").may::<Secret>(Verbs::APPLY).build(Sealer));
+///     })
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let rules = operator().description().rules;
+/// assert_eq!(rules.verbs(Some("a"), "", "secrets", None), Verbs::APPLY);
+/// assert_eq!(rules.verbs(Some("a"), "", "configmaps", None), Verbs::READ);
+/// # }
+/// ```
+pub struct Operator {
+    name: &'static str,
+    crds: Vec<CustomResourceDefinition>,
+    parts: Vec<Box<dyn Fn(&mut ManagerBuilder) + Send + Sync>>,
+}
+
+/// What an operator brings and what it needs, for tools.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The version of this document: 1.
+    pub windlass: u32,
+    /// The operator's name; also that of its lease and its field manager.
+    pub name: String,
+    /// The definitions of its kinds.
+    pub crds: Vec<CustomResourceDefinition>,
+    /// What it needs from the API, leader election included.
+    pub rules: Rules,
+}
+
+impl Operator {
+    /// An operator of this name, which has to be one that a Kubernetes object can have.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self { name, crds: Vec::new(), parts: Vec::new() }
+    }
+
+    /// Brings the definition of a kind.
+    #[must_use]
+    pub fn crd<K: CustomResourceExt>(self) -> Self {
+        self.definition(K::crd())
+    }
+
+    /// Brings a definition, such as one that several versions were merged into.
+    #[must_use]
+    pub fn definition(mut self, definition: CustomResourceDefinition) -> Self {
+        self.crds.push(definition);
+        self
+    }
+
+    /// Adds parts, such as controllers, to the manager that will run. Called for each manager anew, and to describe.
+    #[must_use]
+    pub fn with(mut self, parts: impl Fn(&mut ManagerBuilder) + Send + Sync + 'static) -> Self {
+        self.parts.push(Box::new(parts));
+        self
+    }
+
+    /// The definitions that it brings.
+    #[must_use]
+    pub fn crds(&self) -> &[CustomResourceDefinition] {
+        &self.crds
+    }
+
+    /// A manager with all its parts: what [`Operator::main`] runs, and what a test runs on a cluster in memory. Requests
+    /// that nothing registered are refused ([`Manager::guarded`]). Needs a tokio runtime.
+    #[must_use]
+    pub fn manager(&self, client: Client, random: Source) -> ManagerBuilder {
+        let mut manager = Manager::guarded(client, random).field_manager(self.name);
+        self.parts.iter().for_each(|add| add(&mut manager));
+        manager
+    }
+
+    /// What it brings and needs. Needs a tokio runtime, and talks to nobody.
+    #[must_use]
+    pub fn description(&self) -> Description {
+        let nobody = tower::service_fn(|_: Request<Body>| {
+            std::future::pending::<Result<Response<Body>, Infallible>>()
+        });
+        let mut rules = self.manager(Client::new(nobody, "default"), Source::seeded(0)).rules();
+        rules.allow_lease(self.name);
+        Description { windlass: DESCRIPTION, name: self.name.to_owned(), crds: self.crds.clone(), rules }
+    }
+
+    /// The operator as a program: does what the arguments of the process say. Logs are the caller's to set up, and
+    /// belong on standard error.
+    #[must_use]
+    pub fn main(self) -> ExitCode {
+        let command = match args::parse(std::env::args().skip(1)) {
+            Ok(command) => command,
+            Err(wrong) => {
+                eprintln!("{}: {wrong}", self.name);
+                return ExitCode::from(2);
+            }
+        };
+        let done = tokio::runtime::Runtime::new().map_err(BoxError::from).and_then(|runtime| {
+            runtime.block_on(async {
+                match command {
+                    Command::Help => print!("{}", args::help(self.name)),
+                    Command::Describe => println!("{}", serde_json::to_string_pretty(&self.description())?),
+                    Command::Run(flags) => self.run(flags).await?,
+                }
+                Ok(())
+            })
+        });
+        match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{}: {}", self.name, crate::sentence(error.as_ref()));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn run(&self, flags: Flags) -> Result<(), BoxError> {
+        let client = Client::try_from(config(&flags).await?)?;
+        let namespace = flags.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        let mut manager = self.manager(client, Source::from_entropy());
+        if flags.leader_elect {
+            manager = manager.leader_election(Lease::new(&namespace, self.name, &identity()));
+        }
+        if let Some(address) = flags.admin {
+            manager = manager.admin(address);
+        }
+        manager.build().run(told_to_stop()).await
+    }
+}
+
+/// The cluster that was named, or that the environment or the pod names.
+async fn config(flags: &Flags) -> Result<Config, BoxError> {
+    let options = KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
+    let mut config = match &flags.kubeconfig {
+        Some(file) => Config::from_custom_kubeconfig(read(file)?, &options).await?,
+        None if flags.context.is_some() => Config::from_kubeconfig(&options).await?,
+        None => Config::infer()
+            .await
+            .map_err(|error| format!("no cluster was named (use --kubeconfig): {error}"))?,
+    };
+    // A watch is silent for minutes; informers have limits of their own.
+    config.read_timeout = None;
+    Ok(config)
+}
+
+fn read(file: &Path) -> Result<Kubeconfig, BoxError> {
+    let read = Kubeconfig::read_from(file);
+    read.map_err(|error| format!("{} cannot be read as a kubeconfig: {error}", file.display()).into())
+}
+
+/// Who holds the lease: this host and process, and something that no other has.
+fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or(host);
+    format!("{}_{}-{:016x}", host.trim(), std::process::id(), Source::from_entropy().next_u64())
+}
+
+async fn told_to_stop() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,136 @@
+//! The arguments of an operator's program: few enough to be read without a library.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+/// What the program is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Run(Flags),
+    /// Print the description; for tools, and not in the help.
+    Describe,
+    Help,
+}
+
+/// How it runs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    pub(super) kubeconfig: Option<PathBuf>,
+    pub(super) context: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) leader_elect: bool,
+    pub(super) admin: Option<SocketAddr>,
+}
+
+/// What `--help` prints.
+pub(super) fn help(name: &str) -> String {
+    format!(
+        "Usage: {name} [run] [FLAGS]
+
+  --kubeconfig FILE  the cluster; by default the environment's, or the one that the pod runs in
+  --context NAME     a context of the kubeconfig
+  --leader-elect     work only while holding the lease {name}
+  --namespace NAME   where the lease is; by default the namespace of the pod or of the context
+  --admin ADDRESS    serve /healthz, /readyz and /metrics, such as on 0.0.0.0:8080
+  -h, --help         print this
+"
+    )
+}
+
+/// Reads the arguments that follow the program's name.
+///
+/// # Errors
+/// A sentence that says which argument is wrong.
+pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, String> {
+    let mut args = args.into_iter().peekable();
+    let describe = match args.peek().map(String::as_str) {
+        Some("run") => args.next().is_none(),
+        Some("describe") => args.next().is_some(),
+        _ => false,
+    };
+    let mut flags = Flags::default();
+    while let Some(arg) = args.next() {
+        let (flag, given) = match arg.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = || given.clone().or_else(|| args.next()).ok_or(format!("{flag} needs a value"));
+        match flag {
+            "-h" | "--help" => return Ok(Command::Help),
+            _ if describe => return Err(format!("describe takes no argument, and {arg:?} is one")),
+            "--kubeconfig" => flags.kubeconfig = Some(value()?.into()),
+            "--context" => flags.context = Some(value()?),
+            "--namespace" => flags.namespace = Some(value()?),
+            "--admin" => flags.admin = Some(address(&value()?)?),
+            "--leader-elect" => flags.leader_elect = yes(given.as_deref())?,
+            _ => return Err(format!("{arg:?} is no argument of this program; --help lists them")),
+        }
+    }
+    Ok(if describe { Command::Describe } else { Command::Run(flags) })
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("--admin needs an address such as 0.0.0.0:8080, and {text:?} is none"))
+}
+
+fn yes(text: Option<&str>) -> Result<bool, String> {
+    match text {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(other) => Err(format!("--leader-elect is true or false, and not {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Command, String> {
+        parse(text.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn arguments() {
+        let flags = Flags {
+            kubeconfig: Some("a/b".into()),
+            namespace: Some("sea".into()),
+            leader_elect: true,
+            admin: Some(([127, 0, 0, 1], 80).into()),
+            ..Flags::default()
+        };
+        let both = [
+            "--kubeconfig a/b --namespace sea --admin 127.0.0.1:80 --leader-elect",
+            "--kubeconfig=a/b --namespace=sea --admin=127.0.0.1:80 --leader-elect=true",
+        ];
+        for text in both {
+            assert_eq!(parsed(&format!("run {text}")), parsed(text));
+            assert_eq!(parsed(text), Ok(Command::Run(flags_of(&flags))));
+        }
+        assert_eq!(parsed(""), Ok(Command::Run(Flags::default())));
+        assert_eq!(parsed("describe"), Ok(Command::Describe));
+        assert_eq!(parsed("run --help"), Ok(Command::Help));
+    }
+
+    fn flags_of(flags: &Flags) -> Flags {
+        Flags {
+            kubeconfig: flags.kubeconfig.clone(),
+            namespace: flags.namespace.clone(),
+            context: None,
+            ..*flags
+        }
+    }
+
+    #[test]
+    fn a_wrong_argument_is_named() {
+        let table = [
+            ("--admin 80", "--admin needs an address such as 0.0.0.0:8080, and \"80\" is none"),
+            ("--kubeconfig", "--kubeconfig needs a value"),
+            ("--leader-elect=perhaps", "--leader-elect is true or false, and not \"perhaps\""),
+            ("--frobnicate", "\"--frobnicate\" is no argument of this program; --help lists them"),
+            ("walk", "\"walk\" is no argument of this program; --help lists them"),
+            ("describe --admin=1", "describe takes no argument, and \"--admin=1\" is one"),
+        ];
+        for (text, sentence) in table {
+            assert_eq!(parsed(text), Err(sentence.to_owned()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask templates`: what `windlass new` makes of every template, checked and tested as its author would.
+
+use std::{fs, path::Path, process::Stdio};
+
+use anyhow::{Context, ensure};
+
+use crate::host;
+
+/// Renders the templates with `filter` in their names, under names of another length than the templates' own.
+pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
+    host::run(host::cargo().args(["build", "--quiet", "--package", "windlass-cli"]))?;
+    let entries = fs::read_dir(host::root().join("templates"))?;
+    let mut templates: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    templates.retain(|name| name.contains(filter));
+    templates.sort();
+    ensure!(!templates.is_empty(), "no template has {filter:?} in its name");
+    for template in &templates {
+        println!("\n==> the template {template}");
+        try_out(template).with_context(|| format!("the template {template}"))?;
+    }
+    Ok(())
+}
+
+fn try_out(template: &str) -> anyhow::Result<()> {
+    let dir = host::target().join("rendered").join(template);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    let mut new = std::process::Command::new(host::target().join("debug/windlass"));
+    new.args(["new", "guest-book-operator", "--group", "inns.example.org", "--template", template, "--dir"]);
+    host::run(new.arg(&dir).stdout(Stdio::null()))?;
+    ensure!(left_over(&dir)?.is_empty(), "names of the template are left in {:?}", left_over(&dir)?);
+    let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
+    ensure!(readme < 60, "its README.md has {readme} lines, and 59 are enough");
+    // In the folder that everything is built into: what both need is built once.
+    let cargo = |args: &[&str]| {
+        host::run(host::cargo().args(args).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))
+    };
+    cargo(&["fmt", "--check"])?;
+    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
+    cargo(&["test", "--quiet"])
+}
+
+/// The files in which a name of the template was not replaced.
+fn left_over(dir: &Path) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(left_over(&path)?);
+            continue;
+        }
+        let text = format!("{} {}", path.display(), fs::read_to_string(&path)?).to_lowercase();
+        let names = ["template-name", "template_name", "templatename", "../../", "example.com"];
+        if names.iter().any(|name| text.contains(name)) {
+            found.push(path.display().to_string());
+        }
+    }
+    Ok(found)
+}
