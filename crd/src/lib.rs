@@ -34,6 +34,7 @@
 
 pub mod apply;
 pub mod cel;
+pub mod conversion;
 pub mod decode;
 pub mod field;
 pub mod int_or_string;
@@ -43,6 +44,7 @@ pub mod patch;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;
+pub mod sample;
 pub mod schema;
 pub mod selector;
 pub mod structural;
