@@ -4,6 +4,33 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::clock;
 
+/// The types of a kind's conditions as an enum; [`derive(Condition)`](macro@crate::Condition) implements it.
+///
+/// ```
+/// use windlass::{Condition, ConditionType};
+///
+/// #[derive(Condition, Clone, Copy)]
+/// enum Sailing {
+///     Ready,
+///     Anchored,
+/// }
+///
+/// assert_eq!(Sailing::Anchored.is(true, "Night", "").type_, "Anchored");
+/// ```
+pub trait ConditionType: Sized + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// The type as it stands in a condition.
+    fn name(&self) -> &'static str;
+
+    /// A condition of this type that became what it is now.
+    #[must_use]
+    fn is(&self, status: bool, reason: &str, message: impl Into<String>) -> Condition {
+        condition(self.name(), status, reason, message)
+    }
+}
+
 /// What can hold conditions: a list of them, as most statuses do.
 pub trait ConditionsExt {
     /// The condition of this type.

@@ -40,6 +40,8 @@
 //! [`random::Source`], so that everything here runs under tokio's virtual time and replays from a seed.
 
 pub mod clock;
+#[cfg(feature = "derive")]
+pub mod custom;
 pub mod random;
 
 mod admin;
@@ -73,7 +75,7 @@ mod store;
 mod wire;
 
 pub use client::CachedClient;
-pub use conditions::{ConditionsExt, condition};
+pub use conditions::{ConditionType, ConditionsExt, condition};
 pub use controller::{Controller, Enqueue, Reconcile, Request};
 pub use delta::Delta;
 pub use deltas::Deltas;
@@ -98,3 +100,89 @@ pub use store::Lister;
 
 /// Tells a process that runs for a while to stop: cloned into every part of it.
 pub use tokio_util::sync::CancellationToken;
+
+/// Conversions between versions, as data.
+#[cfg(feature = "derive")]
+pub use windlass_crd::conversion;
+
+/// The conditions of a kind as an enum: implements [`ConditionType`].
+#[cfg(feature = "derive")]
+pub use windlass_crd_derive::Condition;
+
+/// A custom resource from the struct that is its spec: the object with metadata and status, its definition, its schema
+/// and the check of objects in this process. `#[kube(...)]` is what kube's own derive takes; the schema comes from the
+/// same declaration, so nothing else is derived for it.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use windlass::{CustomResource, Schema, custom::CustomResource as _};
+///
+/// #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
+/// #[kube(group = "harbour.dev", version = "v1", kind = "Sail", namespaced, status = "SailStatus", shortname = "sl")]
+/// #[kube(printcolumn(name = "Area", type_ = "integer", json_path = ".spec.area"), selectable = ".spec.color")]
+/// #[windlass(validation("self.reefs <= self.area", message = "more reefs than sail"))]
+/// struct SailSpec {
+///     /// In square metres.
+///     #[garde(range(min = 1, max = 500))]
+///     area: u32,
+///     #[serde(default)]
+///     reefs: u32,
+///     #[windlass(validation("self == oldSelf", message = "is dyed once"))]
+///     color: String,
+///     #[serde(default)]
+///     #[windlass(list = "map", key = "name")]
+///     lines: Vec<Line>,
+/// }
+///
+/// #[derive(Schema, Clone, Debug, Serialize, Deserialize)]
+/// struct Line {
+///     #[garde(length(min = 1))]
+///     name: String,
+/// }
+///
+/// #[derive(Schema, Clone, Debug, Serialize, Deserialize)]
+/// struct SailStatus {
+///     set: u32,
+/// }
+///
+/// let spec = SailSpec { area: 40, reefs: 2, color: "red".into(), lines: vec![] };
+/// let sail = Sail::new("main", spec);
+/// assert!(sail.check(None).is_ok());
+///
+/// let mut wrong = sail.clone();
+/// wrong.spec.area = 501;
+/// assert_eq!(wrong.check(None).unwrap_err().to_string(), "spec.area: Invalid value: 501: spec.area in body should be less than or equal to 500");
+/// wrong.spec.area = 1;
+/// assert_eq!(wrong.check(None).unwrap_err().to_string(), "spec: more reefs than sail");
+/// let mut dyed = sail.clone();
+/// dyed.spec.color = "blue".into();
+/// assert_eq!(dyed.check(Some(&sail)).unwrap_err().to_string(), "spec.color: is dyed once");
+/// ```
+///
+/// Constraints are read from `#[garde(...)]`, `#[validate(...)]` and `#[schemars(...)]` and need none of these crates.
+/// `#[windlass(...)]` says what Kubernetes adds: on the struct, a nested type or a field `validation = "CEL"` or
+/// `validation("CEL", message, message_expression, reason, field_path, optional_old_self)`, on a list `list = "atomic"`,
+/// `"set"` or `"map"` with `key`s, on a map `map = "atomic"` or `"granular"`. `#[kube(validation = ...)]` is about the
+/// whole object.
+///
+/// A version that is not the hub says how it differs: `#[windlass(hub = v1::Sail, moved("/spec/here" => "/spec/there"),
+/// added("/spec/only/in/the/hub"), removed("/spec/only/here"))]`. See [`custom::Kind`] and [`conversion`]. With it comes
+/// a test that nothing gets lost between the two.
+#[cfg(feature = "derive")]
+pub use windlass_crd_derive::CustomResource;
+
+/// The schema of a type that is part of a custom resource, with the same attributes as
+/// [`CustomResource`](macro@CustomResource).
+#[cfg(feature = "derive")]
+pub use windlass_crd_derive::Schema;
+
+/// What the derives refer to.
+#[cfg(feature = "derive")]
+#[doc(hidden)]
+pub mod private {
+    pub use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    pub use kube::{self, api::ObjectMeta};
+    pub use schemars;
+    pub use serde;
+    pub use serde_json::json;
+}
