@@ -8,7 +8,9 @@ mod new;
 mod output;
 mod project;
 mod rbac;
+mod stop;
 mod templates;
+mod test_cluster;
 
 use std::process::ExitCode;
 
@@ -32,6 +34,8 @@ enum Command {
     Rbac(rbac::Options),
     /// What runs an operator in a cluster: plain YAML, a kustomize base, a Helm chart or an OLM bundle
     Manifests(manifests::Options),
+    /// A whole cluster in memory, for programs in any language: an envtest without downloads
+    TestCluster(test_cluster::Options),
     /// Completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Manual pages, into a folder
@@ -43,7 +47,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("windlass: {}", windlass::sentence(error.as_ref()));
-            ExitCode::FAILURE
+            // What a command exited with is passed on.
+            let ended = error.downcast_ref::<test_cluster::Ended>();
+            ended.map_or(ExitCode::FAILURE, |ended| ExitCode::from(u8::try_from(ended.code).unwrap_or(1)))
         }
     }
 }
@@ -54,6 +60,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Crd(options) => wait(crd::run(&options)),
         Command::Rbac(options) => rbac::run(&options),
         Command::Manifests(options) => manifests::run(&options),
+        Command::TestCluster(options) => wait(test_cluster::run(&options)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut std::io::stdout());
             Ok(())
