@@ -1,12 +1,20 @@
 //! `windlass`: from an empty folder to a tested, shipped operator.
 
+mod cluster;
+mod crd;
+mod manifests;
 mod name;
 mod new;
+mod output;
+mod project;
+mod rbac;
+mod stop;
 mod templates;
+mod test_cluster;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// From an empty folder to a tested, shipped operator.
 #[derive(Parser)]
@@ -20,17 +28,51 @@ struct Cli {
 enum Command {
     /// Begin an operator in a new folder
     New(new::Options),
+    /// The definitions of an operator's kinds: print, check, install, compare
+    Crd(crd::Options),
+    /// The rights that an operator needs, from what it registered
+    Rbac(rbac::Options),
+    /// What runs an operator in a cluster: plain YAML, a kustomize base, a Helm chart or an OLM bundle
+    Manifests(manifests::Options),
+    /// A whole cluster in memory, for programs in any language: an envtest without downloads
+    TestCluster(test_cluster::Options),
+    /// Completions for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Manual pages, into a folder
+    Man { dir: std::path::PathBuf },
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::New(options) => new::run(&options),
-    };
-    match done {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("windlass: {}", windlass::sentence(error.as_ref()));
-            ExitCode::FAILURE
+            // What a command exited with is passed on.
+            let ended = error.downcast_ref::<test_cluster::Ended>();
+            ended.map_or(ExitCode::FAILURE, |ended| ExitCode::from(u8::try_from(ended.code).unwrap_or(1)))
         }
     }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::New(options) => new::run(&options),
+        Command::Crd(options) => wait(crd::run(&options)),
+        Command::Rbac(options) => rbac::run(&options),
+        Command::Manifests(options) => manifests::run(&options),
+        Command::TestCluster(options) => wait(test_cluster::run(&options)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { dir } => {
+            std::fs::create_dir_all(&dir)?;
+            Ok(clap_mangen::generate_to(Cli::command(), dir)?)
+        }
+    }
+}
+
+/// Runs what waits for servers.
+fn wait(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(task)
 }

@@ -58,7 +58,7 @@ pub async fn mutate(cx: &Context, op: Operation, obj: &mut Value, old: Option<&V
     let runs = |plugin| cx.api.config.admission.runs(plugin);
     let creates = op == Operation::Create;
     if creates && runs(Plugin::NamespaceLifecycle) {
-        namespace::exists_and_lives(cx)?;
+        namespace::exists_and_lives(cx, obj)?;
     }
     if runs(Plugin::NamespaceExists) {
         namespace::exists(cx)?;

@@ -39,7 +39,10 @@ fn try_out(template: &str) -> anyhow::Result<()> {
     };
     cargo(&["fmt", "--check"])?;
     cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
-    cargo(&["test", "--quiet"])
+    cargo(&["test", "--quiet"])?;
+    let mut check = std::process::Command::new(host::target().join("debug/windlass"));
+    check.args(["crd", "check"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
+    host::run(&mut check)
 }
 
 /// The files in which a name of the template was not replaced.

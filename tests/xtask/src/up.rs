@@ -93,7 +93,15 @@ pub(crate) fn down() -> anyhow::Result<()> {
 pub(crate) fn build(release: bool) -> anyhow::Result<PathBuf> {
     host::prepare_build()?;
     let mut command = host::cargo();
-    command.args(["build", "--package", "minicluster", "--package", "windlass-controllers"]);
+    command.args([
+        "build",
+        "--package",
+        "minicluster",
+        "--package",
+        "windlass-controllers",
+        "--package",
+        "windlass-cli",
+    ]);
     if release {
         command.arg("--release");
     }

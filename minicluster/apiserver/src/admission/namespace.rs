@@ -66,7 +66,7 @@ pub(super) fn facts(cx: &Context, name: &str) -> Option<Arc<Facts>> {
 }
 
 /// Refuses creations in a namespace that does not exist or is being deleted.
-pub(super) fn exists_and_lives(cx: &Context) -> ApiResult<()> {
+pub(super) fn exists_and_lives(cx: &Context, obj: &Value) -> ApiResult<()> {
     let namespace = &cx.info.namespace;
     if !cx.resource.namespaced || namespace.is_empty() {
         return Ok(());
@@ -82,7 +82,9 @@ pub(super) fn exists_and_lives(cx: &Context) -> ApiResult<()> {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    Err(ApiError::forbidden(&cx.resource, &cx.info.name, why).with_causes(vec![Cause {
+    let in_object = object::at(obj, &["metadata", "name"]).and_then(Value::as_str).unwrap_or_default();
+    let name = if cx.info.name.is_empty() { in_object } else { &cx.info.name };
+    Err(ApiError::forbidden(&cx.resource, name, why).with_causes(vec![Cause {
         reason: "NamespaceTerminating".to_owned(),
         message: format!("namespace {namespace} is being terminated"),
         field: "metadata.namespace".to_owned(),

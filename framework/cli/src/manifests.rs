@@ -1,0 +1,193 @@
+//! `windlass manifests`: what runs an operator in a cluster, as objects, as a kustomize base, as a Helm chart or as an OLM
+//! bundle. All of it from what the operator says of itself; nothing is looked up, and nothing is applied.
+
+mod helm;
+mod kustomize;
+mod olm;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use windlass::Description;
+
+use crate::{output, project::Project, rbac};
+
+/// Where health and metrics are served in the pod.
+const ADMIN: u16 = 8080;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    project: Project,
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// The operator's image, with its tag or digest
+    #[arg(long)]
+    image: String,
+    /// The namespace that the operator runs in; by default its name
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// How many replicas; one of them works, the others wait for its lease
+    #[arg(long, default_value_t = 1)]
+    replicas: u32,
+    /// The operator's version; by default the package's
+    #[arg(long)]
+    version: Option<String>,
+    /// Write into this folder; plain objects are printed without it
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write nothing, and fail when the folder does not hold just this
+    #[arg(long, requires = "out")]
+    check: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// Objects for kubectl apply
+    #[default]
+    Plain,
+    /// A base for kustomize
+    Kustomize,
+    /// A chart for Helm
+    Helm,
+    /// A bundle for the Operator Lifecycle Manager
+    Olm,
+}
+
+/// What manifests are made of.
+struct Shipment {
+    description: Description,
+    image: String,
+    namespace: String,
+    replicas: u32,
+    version: String,
+}
+
+/// Files by their paths.
+type Files = BTreeMap<String, String>;
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let description = options.project.describe()?;
+    let image = options.image.clone();
+    ensure!(!image.is_empty() && !image.contains(char::is_whitespace), "{image:?} is no image");
+    let version = options.version.clone().unwrap_or_else(|| options.project.version());
+    let namespace = options.namespace.clone().unwrap_or_else(|| description.name.clone());
+    let shipment = Shipment { description, image, namespace, replicas: options.replicas, version };
+    let files = match options.format {
+        Format::Plain => Files::from([("operator.yaml".to_owned(), output::documents(&shipment.plain()?)?)]),
+        Format::Kustomize => kustomize::files(&shipment)?,
+        Format::Helm => helm::files(&shipment)?,
+        Format::Olm => olm::files(&shipment)?,
+    };
+    match (&options.out, options.check) {
+        (Some(dir), true) => check(dir, &files),
+        (Some(dir), false) => write(dir, &files),
+        (None, _) if files.len() == 1 => {
+            files.values().for_each(|text| print!("{text}"));
+            Ok(())
+        }
+        (None, _) => bail!("these are {} files: say with --out where they are to be", files.len()),
+    }
+}
+
+fn write(dir: &Path, files: &Files) -> anyhow::Result<()> {
+    for (path, text) in files {
+        let path = dir.join(path);
+        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, text));
+        written.with_context(|| format!("{} cannot be written", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn check(dir: &Path, files: &Files) -> anyhow::Result<()> {
+    let stale =
+        |(path, text): &(&String, &String)| fs::read_to_string(dir.join(path)).ok().as_ref() != Some(text);
+    let stale: Vec<&str> = files.iter().filter(stale).map(|(path, _)| path.as_str()).collect();
+    ensure!(stale.is_empty(), "{} is not up to date in {}", stale.join(", "), dir.display());
+    Ok(())
+}
+
+impl Shipment {
+    /// Every object, in the order in which they have to be made.
+    fn plain(&self) -> anyhow::Result<Vec<Value>> {
+        let mut all = vec![self.namespace()];
+        all.extend(self.definitions()?);
+        all.extend(self.rights()?);
+        all.push(self.deployment());
+        Ok(all)
+    }
+
+    fn namespace(&self) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": self.namespace,
+                "labels": { "pod-security.kubernetes.io/enforce": "restricted" },
+            },
+        })
+    }
+
+    fn definitions(&self) -> anyhow::Result<Vec<Value>> {
+        Ok(self.description.crds.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    }
+
+    fn rights(&self) -> anyhow::Result<Vec<Value>> {
+        rbac::objects(&self.description, &self.namespace)
+    }
+
+    fn labels(&self) -> Value {
+        json!({ "app.kubernetes.io/name": self.description.name })
+    }
+
+    fn deployment(&self) -> Value {
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": { "name": self.description.name, "namespace": self.namespace, "labels": self.labels() },
+            "spec": self.deployment_spec(),
+        })
+    }
+
+    /// A pod that may run where security is restricted.
+    fn deployment_spec(&self) -> Value {
+        let probe = |path: &str| json!({ "httpGet": { "path": path, "port": "admin" } });
+        let container = json!({
+            "name": "operator",
+            "image": self.image,
+            "args": ["run", "--leader-elect", format!("--admin=0.0.0.0:{ADMIN}")],
+            "ports": [{ "name": "admin", "containerPort": ADMIN }],
+            "livenessProbe": probe("/livez"),
+            "readinessProbe": probe("/readyz"),
+            "resources": {
+                "requests": { "cpu": "10m", "memory": "32Mi" },
+                "limits": { "memory": "256Mi" },
+            },
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"] },
+                "readOnlyRootFilesystem": true,
+            },
+        });
+        json!({
+            "replicas": self.replicas,
+            "selector": { "matchLabels": self.labels() },
+            "template": {
+                "metadata": { "labels": self.labels() },
+                "spec": {
+                    "serviceAccountName": self.description.name,
+                    "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+                    "terminationGracePeriodSeconds": 15,
+                    "containers": [container],
+                },
+            },
+        })
+    }
+}
