@@ -15,6 +15,7 @@ use kube::{
     client::Body,
     core::{Resource, Status},
 };
+use percent_encoding::percent_decode_str;
 
 use crate::{Rules, Verbs};
 
@@ -62,7 +63,10 @@ impl Guard {
     fn refusal<B>(&self, request: &Request<B>) -> Option<String> {
         let asked = Asked::of(request.method(), request.uri())?;
         let rules = self.0.get()?;
-        if rules.verbs(asked.namespace, asked.group, &asked.resource, asked.name).contains(asked.verb) {
+        if rules
+            .verbs(asked.namespace, asked.group, &asked.resource, asked.name.as_deref())
+            .contains(asked.verb)
+        {
             return None;
         }
         let kind = request.extensions().get::<Kind>().map_or("KIND", |Kind(kind)| kind);
@@ -79,7 +83,15 @@ struct Asked<'a> {
     /// With its subresource.
     resource: Cow<'a, str>,
     namespace: Option<&'a str>,
-    name: Option<&'a str>,
+    name: Option<Cow<'a, str>>,
+}
+
+/// The name that a field selector asks for.
+fn selected(query: &str) -> Option<Cow<'_, str>> {
+    let selector = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector="))?;
+    let selector = percent_decode_str(selector).decode_utf8().ok()?;
+    let name = selector.split(',').find_map(|term| term.strip_prefix("metadata.name="))?;
+    Some(Cow::Owned(name.trim_start_matches('=').to_owned()))
 }
 
 impl<'a> Asked<'a> {
@@ -117,6 +129,8 @@ impl<'a> Asked<'a> {
             (&Method::DELETE, None) => Verbs::DELETE_COLLECTION,
             _ => Verbs::CREATE,
         };
+        // A list of one object by its name is about that object alone, as API servers see it.
+        let name = name.map(Cow::Borrowed).or_else(|| selected(uri.query()?));
         Some(Self { verb, group, resource, namespace, name })
     }
 
@@ -176,7 +190,7 @@ mod tests {
         for (method, uri, expected) in table {
             let uri: http::Uri = uri.parse().unwrap();
             let a = Asked::of(&method.parse().unwrap(), &uri).unwrap();
-            let (namespace, name) = (a.namespace.unwrap_or("-"), a.name.unwrap_or("-"));
+            let (namespace, name) = (a.namespace.unwrap_or("-"), a.name.as_deref().unwrap_or("-"));
             assert_eq!(
                 format!("{} {} {} {namespace} {name}", a.verb, a.group, a.resource),
                 expected,

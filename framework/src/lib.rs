@@ -72,6 +72,8 @@ mod rules;
 mod scope;
 mod signal;
 mod store;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 mod wire;
 
 pub use client::CachedClient;

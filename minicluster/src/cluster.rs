@@ -20,6 +20,7 @@ use kube::Client;
 use minicluster_apiserver::{
     Api, Config, Identity, InProcess, bootstrap,
     health::Probe,
+    pipes::Pipes,
     server::{self, Listener, Tls},
 };
 use minicluster_store::Store;
@@ -301,6 +302,7 @@ pub fn api(
         token_seconds_max: options.apiserver.identity.token_seconds_max(),
         authorization: options.apiserver.identity.authorization(),
         authentication: options.apiserver.identity.authentication(),
+        pipes: Pipes::default(),
     };
     Ok(Api::new(store, config)?)
 }

@@ -33,19 +33,21 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 pub use minicluster_apiserver::Identity;
 use minicluster_apiserver::{
-    Api as ApiServer, Config, admission::Settings as AdmissionSettings, authn, authz, bootstrap,
+    Api as ApiServer, Config, admission::Settings as AdmissionSettings, authn, authz, bootstrap, pipes::Pipes,
 };
 use minicluster_kubelet::Pods;
 use minicluster_store::Store;
 use parking_lot::Mutex;
 use tokio::{
     runtime::RuntimeFlavor,
+    sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
 use windlass::{
     CancellationToken, Informers, Manager,
     clock::{self, Simulated},
     random::Source,
+    webhook::Connections,
 };
 use windlass_controllers::RunOptions;
 use windlass_scheduler::Scheduler;
@@ -152,7 +154,7 @@ impl Builder {
         TestCluster::begin(self, seed, pki, None).await
     }
 
-    fn api(&self, store: &Store, pki: &Pki) -> Arc<ApiServer> {
+    fn api(&self, store: &Store, pki: &Pki, pipes: &Pipes) -> Arc<ApiServer> {
         let config = Config {
             ca_pem: pki.ca_pem().to_owned(),
             git_version: VERSION.to_owned(),
@@ -161,6 +163,7 @@ impl Builder {
             authorization: self.authorization.clone(),
             authentication: self.authentication.clone(),
             aggregation: pki.aggregation().expect("certificates can be made"),
+            pipes: pipes.clone(),
             ..Config::new(pki.token_key())
         };
         ApiServer::new(store.clone(), config).unwrap_or_else(|e| panic!("{e}"))
@@ -172,6 +175,7 @@ pub struct TestCluster {
     wanted: Builder,
     seed: u64,
     pki: Arc<Pki>,
+    pipes: Pipes,
     api: Arc<ApiServer>,
     server: Arc<Server>,
     store: Store,
@@ -225,7 +229,8 @@ impl TestCluster {
                 (Store::direct(transcript.clone()).expect("nothing to load"), transcript)
             }
         };
-        let api = wanted.api(&store, &pki);
+        let pipes = Pipes::default();
+        let api = wanted.api(&store, &pki, &pipes);
         match from {
             Some(_) => api.set_bootstrapped(),
             None => bootstrap::run(&api, None).await.expect("a store in memory takes every write"),
@@ -245,6 +250,7 @@ impl TestCluster {
             informers: None,
             clock,
             pki,
+            pipes,
             wanted,
         };
         cluster.start_parts();
@@ -286,6 +292,21 @@ impl TestCluster {
         Client::new(Door { server: Arc::clone(&self.server), identity: Some(identity), line }, "default")
     }
 
+    /// What an API server sends to a Service, webhooks above all, comes in here from now on, without sockets; Endpoints
+    /// and pods are not needed. Also for `https://NAME.NAMESPACE.svc` in URLs.
+    pub fn serve(&self, namespace: &str, service: &str, port: u16) -> Connections {
+        let mut streams = self.pipes.listen(&format!("{service}.{namespace}.svc"), port);
+        let (send, receive) = mpsc::channel(1);
+        self.tasks.lock().spawn(async move {
+            while let Some(stream) = streams.recv().await {
+                if send.send(Box::new(stream) as _).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receive
+    }
+
     /// The seed that everything random was drawn from.
     pub fn seed(&self) -> u64 {
         self.seed
@@ -311,7 +332,7 @@ impl TestCluster {
     pub fn inject(&self, fault: Fault) -> Injected {
         let stale = fault.is_stale().then(|| {
             let past = Store::branch(&self.store.snapshot(), Transcript::default());
-            let api = self.wanted.api(&past, &self.pki);
+            let api = self.wanted.api(&past, &self.pki, &self.pipes);
             api.set_bootstrapped();
             api
         });
@@ -332,7 +353,7 @@ impl TestCluster {
         self.server.replace(None);
         self.server.drop_watches("*");
         tokio::time::sleep(down).await;
-        let api = self.wanted.api(&self.store, &self.pki);
+        let api = self.wanted.api(&self.store, &self.pki, &self.pipes);
         bootstrap::run(&api, None).await.expect("a store in memory takes every write");
         self.upkeep = upkeep(&mut self.tasks.lock(), &api);
         self.server.replace(Some(Arc::clone(&api)));

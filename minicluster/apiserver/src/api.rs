@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     nodes::NodeClient,
     openapi::Documents,
+    pipes::Pipes,
     registry::{Registry, Resource},
     services::Services,
     serving,
@@ -77,6 +78,8 @@ pub struct Config {
     pub authorization: authz::Settings,
     /// Who is who.
     pub authentication: authn::Settings,
+    /// Servers of this process that are reached without a socket.
+    pub pipes: Pipes,
 }
 
 impl Config {
@@ -100,6 +103,7 @@ impl Config {
             token_seconds_max: 0,
             authorization: authz::Settings::default(),
             authentication: authn::Settings::default(),
+            pipes: Pipes::default(),
         }
     }
 }

@@ -37,6 +37,7 @@ pub mod object;
 pub mod openapi;
 mod outbound;
 pub mod pipeline;
+pub mod pipes;
 pub mod read;
 pub mod registry;
 pub mod represent;

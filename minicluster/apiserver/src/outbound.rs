@@ -12,11 +12,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    time_provider::TimeProvider,
 };
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use windlass::clock;
 
 pub(crate) use kubeconfig::roots;
 
@@ -100,12 +102,23 @@ fn tls(bundle: &str) -> Result<Arc<ClientConfig>, String> {
         }
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_details(provider, Arc::new(OurTime))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// Certificates are judged by the one clock of the process.
+#[derive(Debug)]
+struct OurTime;
+
+impl TimeProvider for OurTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let seconds = u64::try_from(clock::now().as_second()).ok()?;
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
 }
 
 /// Posts JSON and returns the body of the answer.
@@ -179,17 +192,16 @@ async fn exchange(
 ) -> Result<(StatusCode, Bytes), String> {
     let uri: Uri = url.parse().map_err(|e| format!("invalid URL: {e}"))?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let address = match &backend.target {
-        Target::Url(_) => (host.clone(), uri.port_u16().unwrap_or(443)),
+    let port = uri.port_u16().unwrap_or(443);
+    let address = || match &backend.target {
+        Target::Url(_) => Ok((host.clone(), port)),
         Target::Service { namespace, name, port, .. } => {
             services::endpoint_of_port(api, namespace, name, *port)
-                .ok_or_else(|| format!("no endpoints available for service \"{name}\""))?
+                .ok_or_else(|| format!("no endpoints available for service \"{name}\""))
         }
     };
     let connector = TlsConnector::from(backend.tls.clone()?);
-    let tcp = TcpStream::connect(&address)
-        .await
-        .map_err(|e| format!("dial tcp {}:{}: {e}", address.0, address.1))?;
+    let tcp = api.config.pipes.connect(&host, port, address).await?;
     let name = ServerName::try_from(backend.name.clone().unwrap_or(host)).map_err(|e| e.to_string())?;
     let stream = connector.connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
     let (mut sender, connection) =

@@ -1,0 +1,262 @@
+//! Admission and conversion webhooks as a part of the manager.
+//!
+//! [`Webhooks`] is an HTTPS server that every replica runs. It answers in types: a [`Validate`] sees objects before and
+//! after, a [`Mutate`] changes one and the patch is computed, a [`Kind`] converts. It writes the configuration objects
+//! that make an API server ask it, and keeps their `caBundle` what its [`Certificates`] say. Source: the
+//! AdmissionReview and ConversionReview APIs, v1.
+
+mod answer;
+mod certificates;
+mod configuration;
+mod metrics;
+mod policy;
+mod review;
+mod server;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Mutex, mpsc},
+};
+
+use crate::{
+    BoxError, Place, Rules, RunCx, Runnable, Verbs,
+    custom::{CustomResource, Kind},
+};
+
+use answer::Handler;
+
+pub use certificates::Certificates;
+pub use policy::Policy;
+pub use review::{Denied, Mutate, Operation, Review, User, Validate};
+
+/// Where an API server sends AdmissionReviews and ConversionReviews unless it is told otherwise.
+const PORT: u16 = 9443;
+
+/// A connection that did not come by a socket.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Connections that did not come by a socket, as a test's cluster hands them over.
+pub type Connections = mpsc::Receiver<Box<dyn Io>>;
+
+/// How an API server is to ask a hook.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    pub(crate) operations: Vec<Operation>,
+    pub(crate) fails_open: bool,
+    pub(crate) timeout: Duration,
+    pub(crate) selector: Option<Value>,
+    pub(crate) namespaces: Option<Value>,
+    pub(crate) conditions: Vec<(String, String)>,
+}
+
+impl Default for Hook {
+    /// Asked at creations and changes, for 10 s at most, and what cannot be asked is refused.
+    fn default() -> Self {
+        Self {
+            operations: vec![Operation::Create, Operation::Update],
+            fails_open: false,
+            timeout: Duration::from_secs(10),
+            selector: None,
+            namespaces: None,
+            conditions: Vec::new(),
+        }
+    }
+}
+
+impl Hook {
+    /// Asked at these operations.
+    #[must_use]
+    pub fn at(mut self, operations: &[Operation]) -> Self {
+        self.operations = operations.to_vec();
+        self
+    }
+
+    /// When it cannot be asked, the request goes on.
+    #[must_use]
+    pub fn fails_open(mut self) -> Self {
+        self.fails_open = true;
+        self
+    }
+
+    /// Waited for this long, between one and thirty seconds.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.clamp(Duration::from_secs(1), Duration::from_secs(30));
+        self
+    }
+
+    /// Asked about objects whose labels this LabelSelector matches.
+    #[must_use]
+    pub fn objects(mut self, selector: Value) -> Self {
+        self.selector = Some(selector);
+        self
+    }
+
+    /// Asked about objects in namespaces whose labels this LabelSelector matches.
+    #[must_use]
+    pub fn namespaces(mut self, selector: Value) -> Self {
+        self.namespaces = Some(selector);
+        self
+    }
+
+    /// Asked when this CEL expression holds, too.
+    #[must_use]
+    pub fn when(mut self, name: &str, expression: &str) -> Self {
+        self.conditions.push((name.to_owned(), expression.to_owned()));
+        self
+    }
+}
+
+/// The webhooks of a process.
+///
+/// ```no_run
+/// use k8s_openapi::api::core::v1::ConfigMap;
+/// use windlass::webhook::{Certificates, Denied, Hook, Review, Validate, Webhooks};
+///
+/// struct Small;
+///
+/// impl Validate<ConfigMap> for Small {
+///     async fn validate(&self, review: &Review<ConfigMap>) -> Result<(), Denied> {
+///         let keys = review.object.as_ref().and_then(|map| map.data.as_ref()).map_or(0, |data| data.len());
+///         if keys > 10 {
+///             return Err(Denied::invalid(format!("has {keys} keys, and 10 are enough")));
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// # fn add(manager: &mut windlass::ManagerBuilder) {
+/// let webhooks = Webhooks::new("small-webhooks", Certificates::self_signed());
+/// manager.add(webhooks.validate(Small, Hook::default()));
+/// # }
+/// ```
+pub struct Webhooks {
+    service: String,
+    port: u16,
+    certificates: Certificates,
+    listen: Listen,
+    pub(crate) handlers: Vec<Handler>,
+    pub(crate) kinds: Vec<Kind>,
+    /// Registered at the first start.
+    counts: OnceLock<metrics::Counts>,
+}
+
+enum Listen {
+    Address(SocketAddr),
+    Connections(Arc<Mutex<Connections>>),
+}
+
+impl Webhooks {
+    /// Webhooks behind a Service of this name, in the namespace that the process runs in; also the name of the
+    /// configuration objects.
+    #[must_use]
+    pub fn new(service: impl Into<String>, certificates: Certificates) -> Self {
+        Self {
+            service: service.into(),
+            port: 443,
+            certificates,
+            listen: Listen::Address(SocketAddr::from(([0, 0, 0, 0], PORT))),
+            handlers: Vec::new(),
+            kinds: Vec::new(),
+            counts: OnceLock::new(),
+        }
+    }
+
+    /// Listens here; on port 9443 of every address at first.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Listen::Address(address);
+        self
+    }
+
+    /// Takes its connections from here, not from a socket.
+    #[must_use]
+    pub fn connections(mut self, connections: Connections) -> Self {
+        self.listen = Listen::Connections(Arc::new(Mutex::new(connections)));
+        self
+    }
+
+    /// The port of the Service; 443 at first.
+    #[must_use]
+    pub fn service_port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// Lets a validator judge the objects of a kind.
+    #[must_use]
+    pub fn validate<K: crate::Object>(mut self, validator: impl Validate<K>, hook: Hook) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        self.handlers.push(Handler::validating(validator, hook));
+        self
+    }
+
+    /// Lets a mutator change the objects of a kind.
+    #[must_use]
+    pub fn mutate<K: crate::Object + serde::Serialize>(mut self, mutator: impl Mutate<K>, hook: Hook) -> Self
+    where
+        K::DynamicType: Default,
+    {
+        self.handlers.push(Handler::mutating(mutator, hook));
+        self
+    }
+
+    /// Refuses objects of a custom kind that are not as their declaration says. API servers hold them to it themselves;
+    /// this is for rules that they cannot know, of another version for instance.
+    #[must_use]
+    pub fn checked<K: CustomResource + crate::Object>(self) -> Self
+    where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        self.validate::<K>(review::Checked, Hook::default())
+    }
+
+    /// Converts between the versions of a kind, and writes their common definition.
+    #[must_use]
+    pub fn convert(mut self, kind: Kind) -> Self {
+        self.kinds.push(kind);
+        self
+    }
+}
+
+impl Runnable for Webhooks {
+    fn name(&self) -> &str {
+        &self.service
+    }
+
+    /// Every replica answers.
+    fn needs_leader(&self) -> bool {
+        false
+    }
+
+    fn needs(&self, rules: &mut Rules) {
+        self.certificates.needs(&self.service, rules);
+        let write = Verbs::GET | Verbs::PATCH;
+        for resource in ["validatingwebhookconfigurations", "mutatingwebhookconfigurations"] {
+            let group = "admissionregistration.k8s.io";
+            rules.allow_named(Place::Everywhere, group, resource, &self.service, write);
+            rules.allow_resource(Place::Everywhere, group, resource, Verbs::CREATE);
+        }
+        for kind in &self.kinds {
+            let name = kind.definition().metadata.name.unwrap_or_default();
+            let (group, resource) = ("apiextensions.k8s.io", "customresourcedefinitions");
+            rules.allow_named(Place::Everywhere, group, resource, &name, write);
+            rules.allow_resource(Place::Everywhere, group, resource, Verbs::CREATE);
+        }
+    }
+
+    fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>> {
+        Box::pin(server::run(self, cx))
+    }
+}

@@ -1,0 +1,61 @@
+//! Servers of the same process that listen without a socket: what a test's webhooks are reached by. Nobody listens
+//! unless somebody asked for it, and then only what is dialled by exactly that name gets there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, duplex},
+    net::TcpStream,
+    sync::mpsc,
+};
+
+/// Bytes under way in each direction.
+const BUFFER: usize = 64 << 10;
+
+/// Connections that wait to be accepted.
+const BACKLOG: usize = 64;
+
+/// Listeners by host and port. Clones share them.
+#[derive(Clone, Default)]
+pub struct Pipes(Arc<Mutex<BTreeMap<(String, u16), mpsc::Sender<DuplexStream>>>>);
+
+/// A byte stream to another server.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Pipes {
+    /// Listens as this host; who listened before hears nothing more.
+    pub fn listen(&self, host: &str, port: u16) -> mpsc::Receiver<DuplexStream> {
+        let (send, receive) = mpsc::channel(BACKLOG);
+        self.0.lock().insert((host.to_owned(), port), send);
+        receive
+    }
+
+    /// A connection to who listens as this host; `None` when nobody does.
+    fn dial(&self, host: &str, port: u16) -> Option<Result<DuplexStream, String>> {
+        let listener = self.0.lock().get(&(host.to_owned(), port)).cloned()?;
+        let (here, there) = duplex(BUFFER);
+        let sent = listener.try_send(there).map(|()| here);
+        Some(sent.map_err(|_| format!("dial {host}:{port}: connection refused")))
+    }
+
+    /// Connects to a host, or where `address` says if that is no host of this process.
+    ///
+    /// # Errors
+    /// A sentence as Go's net package says it.
+    pub(crate) async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        address: impl FnOnce() -> Result<(String, u16), String>,
+    ) -> Result<Box<dyn Stream>, String> {
+        if let Some(stream) = self.dial(host, port) {
+            return stream.map(|stream| Box::new(stream) as Box<dyn Stream>);
+        }
+        let (host, port) = address()?;
+        let tcp = TcpStream::connect((host.as_str(), port)).await;
+        let tcp = tcp.map_err(|e| format!("dial tcp {host}:{port}: {e}"))?;
+        Ok(Box::new(tcp))
+    }
+}
