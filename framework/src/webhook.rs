@@ -215,10 +215,7 @@ impl Webhooks {
     /// Refuses objects of a custom kind that are not as their declaration says. API servers hold them to it themselves;
     /// this is for rules that they cannot know, of another version for instance.
     #[must_use]
-    pub fn checked<K: CustomResource + crate::Object>(self) -> Self
-    where
-        K: kube::Resource<DynamicType = ()>,
-    {
+    pub fn checked<K: CustomResource + crate::Object>(self) -> Self {
         self.validate::<K>(review::Checked, Hook::default())
     }
 

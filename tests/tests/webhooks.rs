@@ -1,7 +1,7 @@
 //! Webhooks of an operator against a real API server in memory: TLS, bundles and configurations included, under virtual
 //! time.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use k8s_openapi::api::{
@@ -65,7 +65,7 @@ struct Small;
 
 impl Validate<ConfigMap> for Small {
     async fn validate(&self, review: &Review<ConfigMap>) -> Result<(), Denied> {
-        let keys = |map: &ConfigMap| map.data.as_ref().map_or(0, |data| data.len());
+        let keys = |map: &ConfigMap| map.data.as_ref().map_or(0, BTreeMap::len);
         let Some(map) = &review.object else { return Ok(()) };
         let before = review.old.as_ref().map_or(0, keys);
         match keys(map) {
