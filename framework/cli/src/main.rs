@@ -11,6 +11,7 @@ mod rbac;
 mod stop;
 mod templates;
 mod test_cluster;
+mod why;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,8 @@ enum Command {
     Manifests(manifests::Options),
     /// A whole cluster in memory, for programs in any language: an envtest without downloads
     TestCluster(test_cluster::Options),
+    /// What an object waits for: conditions, finalizers, quotas, nodes that refuse it, and what happened
+    Why(why::Options),
     /// Completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Manual pages, into a folder
@@ -61,6 +64,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Rbac(options) => rbac::run(&options),
         Command::Manifests(options) => manifests::run(&options),
         Command::TestCluster(options) => wait(test_cluster::run(&options)),
+        Command::Why(options) => wait(why::run(&options)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut std::io::stdout());
             Ok(())
