@@ -69,6 +69,8 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         self.metrics.time.observe(begun.elapsed().as_secs_f64());
         let outcome = match result {
             Ok(Ok(action)) => {
+                let took = begun.elapsed();
+                tracing::debug!(controller = self.name, key = %ticket.key, ?action, ?took, "reconciled");
                 self.failing.succeeded(self.name, &ticket.key);
                 self.succeeded(action)
             }
