@@ -1,5 +1,5 @@
-//! The admin server: `/healthz`, `/livez`, `/readyz` and `/metrics` over plain HTTP. Serves nothing else and changes
-//! nothing.
+//! The admin server: `/healthz`, `/livez`, `/readyz`, `/metrics`, and `/failing` with what fails to be reconciled, over
+//! plain HTTP. Serves nothing else and changes nothing.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -130,6 +130,13 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, checks: &Checks) -> Re
             response.headers_mut().insert(header::CONTENT_TYPE, kind);
             response
         }
+        "/failing" => {
+            let mut response =
+                text(StatusCode::OK, serde_json::to_string(&metrics.failures()).unwrap_or_default());
+            let kind = header::HeaderValue::from_static("application/json");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            response
+        }
         _ => text(StatusCode::NOT_FOUND, "not found\n".to_owned()),
     }
 }
@@ -154,6 +161,7 @@ mod tests {
         checks.add("informers", || Ok(()));
         let get = |path, checks: &Checks| answer(&Method::GET, path, &metrics, checks).status().as_u16();
         assert_eq!((get("/healthz", &checks), get("/readyz", &checks), get("/x", &checks)), (200, 200, 404));
+        assert_eq!(get("/failing", &checks), 200);
         assert_eq!(answer(&Method::POST, "/healthz", &metrics, &checks).status(), 405);
         checks.add("lease", || Err("lost".into()));
         assert_eq!(get("/readyz", &checks), 500);

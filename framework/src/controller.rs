@@ -412,6 +412,7 @@ where
             timeout: controller.timeout,
             hold: controller.hold,
             metrics: cx.metrics.controller(controller.name),
+            failing: cx.metrics.failing().clone(),
             holds: Mutex::default(),
         });
         pool.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));

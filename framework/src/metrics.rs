@@ -18,6 +18,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::{Failure, failing::Failing};
+
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
 /// A set of metrics. Cheap to clone; clones share everything.
@@ -32,6 +34,7 @@ struct Inner {
     queue: QueueFamilies,
     controller: ControllerFamilies,
     leader: Family<Named, Gauge>,
+    failing: Failing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -136,8 +139,14 @@ impl Metrics {
             Family::clone(&leader),
         );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
-        let inner =
-            Inner { registry: Mutex::new(registry), refreshers: Mutex::default(), queue, controller, leader };
+        let inner = Inner {
+            registry: Mutex::new(registry),
+            refreshers: Mutex::default(),
+            queue,
+            controller,
+            leader,
+            failing: Failing::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -154,6 +163,16 @@ impl Metrics {
         // Writing to a string fails only if a metric's own encoding does; what was written until then is still good.
         let _ = text::encode(&mut out, &self.inner.registry.lock());
         out
+    }
+
+    /// What fails to be reconciled right now, by controller and key.
+    #[must_use]
+    pub fn failures(&self) -> Vec<Failure> {
+        self.inner.failing.all()
+    }
+
+    pub(crate) fn failing(&self) -> &Failing {
+        &self.inner.failing
     }
 
     /// Calls `refresh` before each rendering, until it returns false.

@@ -11,6 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
+    failing::Failing,
     metrics::ControllerMetrics,
     queue::{Outcome, SharedQueue, Work},
 };
@@ -25,6 +26,7 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) timeout: Duration,
     pub(crate) hold: Duration,
     pub(crate) metrics: ControllerMetrics,
+    pub(crate) failing: Failing,
     /// Keys that wait for their own writes.
     pub(crate) holds: Mutex<JoinSet<()>>,
 }
@@ -66,7 +68,12 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         self.metrics.active.dec();
         self.metrics.time.observe(begun.elapsed().as_secs_f64());
         let outcome = match result {
-            Ok(Ok(action)) => self.succeeded(action),
+            Ok(Ok(action)) => {
+                let took = begun.elapsed();
+                tracing::debug!(controller = self.name, key = %ticket.key, ?action, ?took, "reconciled");
+                self.failing.succeeded(self.name, &ticket.key);
+                self.succeeded(action)
+            }
             Ok(Err(error)) => self.failed(&ticket.key, &error),
             Err(cut) => self.was_cut(&ticket.key, &cut),
         };
@@ -110,6 +117,7 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         }
         self.metrics.error.inc();
         self.metrics.errors.inc();
+        self.failing.failed(self.name, key, crate::sentence(error));
         if let Error::Terminal(_) = error {
             self.metrics.terminal.inc();
             tracing::error!(controller = self.name, %key, %error, "reconcile failed for good");
@@ -129,10 +137,12 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         match cut {
             Cut::TimedOut => {
                 self.metrics.timeouts.inc();
+                self.failing.failed(self.name, key, format!("it did not end within {:?}", self.timeout));
                 tracing::error!(controller = self.name, %key, limit = ?self.timeout, "reconcile timed out");
             }
             Cut::Panicked(message) => {
                 self.metrics.panics.inc();
+                self.failing.failed(self.name, key, format!("it panicked: {message}"));
                 tracing::error!(controller = self.name, %key, message, "reconcile panicked");
             }
         }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crd;
+mod dev;
 mod manifests;
 mod name;
 mod new;
@@ -11,6 +12,7 @@ mod rbac;
 mod stop;
 mod templates;
 mod test_cluster;
+mod why;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,10 @@ enum Command {
     Manifests(manifests::Options),
     /// A whole cluster in memory, for programs in any language: an envtest without downloads
     TestCluster(test_cluster::Options),
+    /// Build and run an operator, again after each change of its sources, and show what happens
+    Dev(dev::Options),
+    /// What an object waits for: conditions, finalizers, quotas, nodes that refuse it, and what happened
+    Why(why::Options),
     /// Completions for a shell
     Completions { shell: clap_complete::Shell },
     /// Manual pages, into a folder
@@ -61,6 +67,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Rbac(options) => rbac::run(&options),
         Command::Manifests(options) => manifests::run(&options),
         Command::TestCluster(options) => wait(test_cluster::run(&options)),
+        Command::Dev(options) => wait(dev::run(&options)),
+        Command::Why(options) => wait(why::run(&options)),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "windlass", &mut std::io::stdout());
             Ok(())

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -45,10 +45,7 @@ impl Project {
 
     fn run(&self) -> anyhow::Result<String> {
         let dir = self.project.display();
-        ensure!(
-            self.project.join("Cargo.toml").is_file(),
-            "{dir} is no operator's folder: there is no Cargo.toml in it"
-        );
+        check(&self.project)?;
         let mut cargo = Command::new("cargo");
         cargo.args(["run", "--quiet", "--", "describe"]).current_dir(&self.project).stderr(Stdio::inherit());
         let output = cargo.output().context("cargo cannot be run")?;
@@ -63,4 +60,11 @@ impl Project {
         let line = package.lines().find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
         line.unwrap_or("0.1.0").to_owned()
     }
+}
+
+/// Whether a folder may be an operator's.
+pub(crate) fn check(dir: &Path) -> anyhow::Result<()> {
+    let found = dir.join("Cargo.toml").is_file();
+    ensure!(found, "{} is no operator's folder: there is no Cargo.toml in it", dir.display());
+    Ok(())
 }

@@ -51,7 +51,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let told = options.write_kubeconfig.is_some() || !options.command.is_empty();
     ensure!(told, "say where to write the kubeconfig (--write-kubeconfig FILE), or what to run (-- COMMAND)");
     let controllers = controllers(&options.controllers)?;
-    let cluster = start(options, &controllers).await;
+    let cluster = start(&controllers, options.nodes, options.seed).await;
     let listening = cluster.listen(options.listen).await.with_context(|| options.listen.to_string())?;
     let kubeconfig = Kubeconfig::write(&listening, options.write_kubeconfig.as_deref())?;
     if options.command.is_empty() {
@@ -71,10 +71,11 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
 }
 
-async fn start(options: &Options, controllers: &[&str]) -> TestCluster {
-    let mut builder = TestCluster::builder().controllers(controllers).seed(options.seed);
-    if options.nodes > 0 {
-        builder = builder.scheduler().hollow_nodes(options.nodes);
+/// A cluster in memory; where there are nodes, there is a scheduler.
+pub(crate) async fn start(controllers: &[&str], nodes: u32, seed: u64) -> TestCluster {
+    let mut builder = TestCluster::builder().controllers(controllers).seed(seed);
+    if nodes > 0 {
+        builder = builder.scheduler().hollow_nodes(nodes);
     }
     builder.start().await
 }

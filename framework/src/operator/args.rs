@@ -30,7 +30,7 @@ pub(super) fn help(name: &str) -> String {
   --context NAME     a context of the kubeconfig
   --leader-elect     work only while holding the lease {name}
   --namespace NAME   where the lease is; by default the namespace of the pod or of the context
-  --admin ADDRESS    serve /healthz, /readyz and /metrics, such as on 0.0.0.0:8080
+  --admin ADDRESS    serve /healthz, /readyz, /metrics and /failing, such as on 0.0.0.0:8080
   -h, --help         print this
 "
     )

@@ -163,6 +163,17 @@ async fn failures_panics_and_timeouts_stay_with_their_key() {
     fake.put(&cm("default", "terminal"), json!({"data": {"x": "1"}}));
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(count("terminal"), 2, "a change is a new chance");
+    let failing: Vec<String> =
+        metrics.failures().iter().map(|f| format!("{} {}: {}", f.controller, f.key, f.error)).collect();
+    assert_eq!(
+        failing,
+        [
+            "isolated default/fails: broken",
+            "isolated default/hangs: it did not end within 5s",
+            "isolated default/panics: it panicked: a bug",
+            "isolated default/terminal: terminal: hopeless",
+        ]
+    );
     let text = metrics.render();
     for line in [
         "controller_runtime_terminal_reconcile_errors_total{controller=\"isolated\"} 2",

@@ -1,12 +1,11 @@
 //! The kind TemplateName: what people ask for, and what they are told.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResource;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use windlass::{CustomResource, Schema};
 
 /// What people ask for.
-#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "example.com",
     version = "v1alpha1",
@@ -14,23 +13,24 @@ use serde::{Deserialize, Serialize};
     namespaced,
     doc = "An image that runs in so many replicas.",
     status = "TemplateNameStatus",
-    printcolumn = r#"{"name": "Image", "type": "string", "jsonPath": ".spec.image"}"#,
-    printcolumn = r#"{"name": "Wanted", "type": "integer", "jsonPath": ".spec.replicas"}"#,
-    printcolumn = r#"{"name": "Ready", "type": "integer", "jsonPath": ".status.readyReplicas"}"#
+    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.readyReplicas"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateNameSpec {
     /// The image that every replica runs.
-    #[schemars(length(min = 1))]
+    #[garde(length(min = 1, max = 500))]
+    #[windlass(validation("!self.endsWith(':latest')", message = "has to say which version"))]
     pub image: String,
     /// How many replicas run.
     #[serde(default = "one")]
-    #[schemars(range(min = 0, max = 50))]
+    #[garde(range(min = 0, max = 50))]
     pub replicas: i32,
 }
 
 /// What people are told.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Schema, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateNameStatus {
     /// The generation of the spec that this status is about.

@@ -108,11 +108,15 @@ async fn nothing_is_left_behind() {
 #[tokio::test(start_paused = true)]
 async fn what_makes_no_sense_is_refused() {
     let world = world(TestCluster::builder()).await;
-    let spec = TemplateNameSpec { image: String::new(), replicas: 51 };
-    let object = TemplateName::new("main", spec);
-    let refused = world.objects.create(&PostParams::default(), &object).await.unwrap_err().to_string();
-    for field in ["spec.image", "spec.replicas"] {
-        assert!(refused.contains(field), "{refused}");
+    let table = [
+        ("", 1, "spec.image: Invalid value"),
+        ("web:latest", 1, "has to say which version"),
+        ("web:1", 51, "spec.replicas: Invalid value: 51: spec.replicas in body should be less than or equal to 50"),
+    ];
+    for (image, replicas, why) in table {
+        let object = TemplateName::new("main", TemplateNameSpec { image: image.to_owned(), replicas });
+        let refused = world.objects.create(&PostParams::default(), &object).await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
     }
 }
 

@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("conntrack", "conntrack"),
     ("/bin/busybox", "busybox-static"),
     ("curl", "curl"),
+    ("jq", "jq"),
     ("nsenter", "util-linux"),
     ("/usr/share/doc/python3-venv", "python3-venv"),
     ("npm", "npm"),
