@@ -28,7 +28,7 @@ pub struct Manager<'a> {
     pub api_version: &'a str,
     /// The subresource that it writes to; empty for the object itself.
     pub subresource: &'a str,
-    /// Now, in RFC 3339.
+    /// Now, in RFC 3339; empty to leave the entry's time as it is, which is none for a new one.
     pub time: &'a str,
 }
 
@@ -127,8 +127,10 @@ pub fn update(
     let owner = owner(manager, false);
     let taken = stripped(&changes.added.union(&changes.modified));
     if !taken.is_empty() {
-        let before = managers.position(&owner).map(|at| managers.0[at].set()).unwrap_or_default();
-        managers.put(&owner, &before.union(&taken), Some(manager.time.to_owned()));
+        let before = managers.position(&owner).map(|at| managers.0[at].clone());
+        let set = before.as_ref().map(managers::Entry::set).unwrap_or_default().union(&taken);
+        let now = Some(manager.time.to_owned()).filter(|time| !time.is_empty());
+        managers.put(&owner, &set, now.or_else(|| before?.time));
     }
     managers.drop_empty();
     managers.cap();

@@ -305,7 +305,11 @@ fn own_errors(cx: &Context, obj: &Value, old: Option<&Value>) -> field::ErrorLis
     let errors = structural::validate(obj, &cx.resource.schema(), &field::EMPTY);
     match &custom.rules {
         // Rules rely on types: they are asked of objects that are well formed.
-        Some(rules) if errors.is_empty() => rules.validate(&cx.resource, obj, old),
+        Some(rules) if errors.is_empty() => {
+            let verdict = rules.validate(obj, old);
+            verdict.warnings.into_iter().for_each(|warning| cx.warn(warning));
+            verdict.errors
+        }
         _ => errors,
     }
 }
