@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::schema::{ListType, MapType, Schema};
 use managers::{Managers, Owner};
 use set::Set;
-use walk::{Comparison, Emptied};
+use walk::Comparison;
 
 /// Who writes.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,7 @@ pub struct Manager<'a> {
     pub api_version: &'a str,
     /// The subresource that it writes to; empty for the object itself.
     pub subresource: &'a str,
-    /// Now, in RFC 3339.
+    /// Now, in RFC 3339; empty to leave the entry's time as it is, which is none for a new one.
     pub time: &'a str,
 }
 
@@ -127,8 +127,10 @@ pub fn update(
     let owner = owner(manager, false);
     let taken = stripped(&changes.added.union(&changes.modified));
     if !taken.is_empty() {
-        let before = managers.position(&owner).map(|at| managers.0[at].set()).unwrap_or_default();
-        managers.put(&owner, &before.union(&taken), Some(manager.time.to_owned()));
+        let before = managers.position(&owner).map(|at| managers.0[at].clone());
+        let set = before.as_ref().map(managers::Entry::set).unwrap_or_default().union(&taken);
+        let now = Some(manager.time.to_owned()).filter(|time| !time.is_empty());
+        managers.put(&owner, &set, now.or_else(|| before?.time));
     }
     managers.drop_empty();
     managers.cap();
@@ -172,6 +174,10 @@ pub fn apply(
     }
     give_up(&mut managers, &changes, Some(&owner));
     managers.drop_empty();
+    if let Some(at) = managers.position(&owner).filter(|_| changes.is_empty() && live.is_some()) {
+        // Who applies what is there already has not written.
+        managers.0[at].time = last.and_then(|last| last.time);
+    }
     finish(managers, live, &before, &mut new, changes.is_empty());
     Ok(new)
 }
@@ -243,8 +249,9 @@ fn owner(manager: &Manager<'_>, applies: bool) -> Owner {
 fn invalid(patch: &Value, reason: String) -> ApplyError {
     let text = |pointer: &str| patch.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let api_version = text("/apiVersion");
+    let core = if api_version.contains('/') { "" } else { "/" };
     let object = format!(
-        "{}/{}; {api_version}, Kind={}",
+        "{}/{}; {core}{api_version}, Kind={}",
         text("/metadata/namespace"),
         text("/metadata/name"),
         text("/kind")
@@ -303,9 +310,9 @@ fn adopt(managers: &mut Managers, live: &Value, schema: &Schema, manager: &Manag
     );
 }
 
-/// Removes what the applier owned last time and does not name any more, unless another applier names it, or nobody
-/// ever owned it through this applier. What it names counts whether it can be owned or not: its name keeps the
-/// metadata when the last of its labels goes.
+/// Removes what the applier owned last time and does not name any more, unless somebody else owns it, or nobody ever
+/// owned it through this applier. What it names counts whether it can be owned or not: its name keeps the metadata when
+/// the last of its labels goes.
 fn prune(merged: Value, last: &Set, names: &Set, managers: &Managers, schema: &Schema) -> Value {
     if last.is_empty() {
         return merged;
@@ -313,19 +320,14 @@ fn prune(merged: Value, last: &Set, names: &Set, managers: &Managers, schema: &S
     let schema = Some(schema);
     let named = |set: &Set| walk::with_named_fields(set, schema);
     let all = |value: &Value| named(&walk::known_fields(value, schema));
-    let without = |gone: &Set| walk::remove(&merged, gone, schema, Emptied::Null).unwrap_or_default();
-    let others = managers.0.iter().fold(Set::default(), |a, e| a.union(&e.set())).difference(last);
     let last = named(last);
-    let applied = managers.0.iter().filter(|e| e.owner.applies).fold(names.clone(), |a, e| a.union(&e.set()));
+    let owned = managers.0.iter().fold(names.clone(), |a, e| a.union(&e.set()));
     let merged_set = all(&merged);
-    let pruned = without(&last);
-    let owned_back = without(&merged_set.difference(&all(&pruned).union(&named(&applied))));
-    // A structure goes as a whole, with what was defaulted into it, but not with what somebody else put there.
-    let gone = merged_set.difference(&all(&owned_back)).intersection(&last).difference(&named(&others));
-    if gone.is_empty() {
-        return merged;
-    }
-    walk::remove(&merged, &gone, schema, Emptied::Gone).unwrap_or(merged)
+    let pruned = walk::remove(&merged, &last, schema);
+    let owned_back =
+        walk::remove(&merged, &merged_set.difference(&all(&pruned).union(&named(&owned))), schema);
+    let gone = merged_set.difference(&all(&owned_back)).intersection(&last);
+    if gone.is_empty() { merged } else { walk::remove(&merged, &gone, schema) }
 }
 
 fn conflicts(managers: &Managers, changes: &Comparison, owner: &Owner) -> Vec<(managers::Entry, Set)> {

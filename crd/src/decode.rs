@@ -3,6 +3,8 @@
 //! Objects stay JSON values; no typed structure is ever built. Messages are those of upstream's strict decoder and
 //! of Go's JSON package, because clients show them. Bounds: nesting depth is limited by the caller.
 
+mod syntax;
+
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -17,9 +19,9 @@ const REPORTED_MAX: usize = 100;
 /// Why bytes are no JSON document.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    /// Not JSON.
+    /// Not JSON, in the words of Go's parser.
     #[error("{0}")]
-    Syntax(#[from] serde_json::Error),
+    Syntax(String),
 }
 
 /// Reads JSON; the second part lists the paths of keys that stand twice (the last one wins, as in Go).
@@ -28,11 +30,17 @@ pub enum ParseError {
 /// When the bytes are not one JSON document, or nest deeper than `max_depth` (at most 128).
 pub fn parse_json(bytes: &[u8], max_depth: usize) -> Result<(Value, Vec<String>), ParseError> {
     let mut duplicates = Vec::new();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let seed = Reader { place: &Place::Root, duplicates: &mut duplicates, depth_left: max_depth };
-    let value = seed.deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    let value = read(bytes, max_depth, &mut duplicates)
+        .map_err(|error| ParseError::Syntax(syntax::fault(bytes).unwrap_or_else(|| error.to_string())))?;
     Ok((value, duplicates))
+}
+
+fn read(bytes: &[u8], max_depth: usize, duplicates: &mut Vec<String>) -> serde_json::Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value =
+        Reader { place: &Place::Root, duplicates, depth_left: max_depth }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Where the reader is, as a list of frames on the stack; rendered only when there is something to tell.
@@ -202,6 +210,25 @@ pub fn canonicalise(value: &mut Value, schema: &Schema) {
             }
         }
         _ => {}
+    }
+}
+
+/// A value as Go's `%#v` shows it.
+pub(crate) fn go_literal(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".to_owned(),
+        Value::String(text) => crate::field::quote(text),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_literal).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(map) => {
+            let quote = crate::field::quote;
+            let fields: Vec<String> =
+                map.iter().map(|(k, v)| format!("{}:{}", quote(k), go_literal(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", fields.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -216,6 +216,11 @@ impl Error {
         Self::new(Kind::Invalid, path, None, detail)
     }
 
+    /// A value is malformed, and shown in a text of its own.
+    pub fn invalid_shown(path: impl Borrow<Path>, shown: &str, detail: &str) -> Self {
+        Self::new(Kind::Invalid, path, None, format!("{shown}: {detail}"))
+    }
+
     /// A value has the wrong type.
     pub fn type_invalid(path: impl Borrow<Path>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
         Self::new(Kind::TypeInvalid, path, Some(value.into()), detail)
@@ -310,6 +315,21 @@ fn show(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::String(text) => quote(text),
+        other => other.to_string(),
+    }
+}
+
+/// A value as Go prints one: `map[a:1 b:[x y]]`.
+#[must_use]
+pub fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let fields: Vec<String> = map.iter().map(|(k, v)| format!("{k}:{}", go_value(v))).collect();
+            format!("map[{}]", fields.join(" "))
+        }
         other => other.to_string(),
     }
 }

@@ -203,7 +203,7 @@ pub fn qualified_name_faults(value: &str) -> Faults {
         _ => {
             let text = regex_error(QUALIFIED_MSG, QUALIFIED_FMT, &["MyName", "my.name", "123-abc"]);
             faults.push(format!(
-                "a qualified name {text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {text} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             ));
             return faults;
         }

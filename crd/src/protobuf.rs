@@ -8,6 +8,7 @@
 
 mod decode;
 mod encode;
+mod order;
 mod table;
 
 use std::convert::Infallible;
@@ -16,6 +17,7 @@ use serde::de::DeserializeSeed as _;
 use serde_json::{Map, Value};
 
 use decode::{Reader, Wire, utf8};
+pub use order::{field_in_order, in_order, metadata_in_order};
 use table::Id;
 
 /// The four bytes before every message.

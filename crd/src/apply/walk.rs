@@ -99,9 +99,31 @@ struct Fault {
     text: String,
 }
 
+/// Why a value is none of its schema's type. What has a format may be written in several ways.
+fn mistyped(value: &Value, schema: &Schema) -> Option<String> {
+    if value.is_null() || !matches!(schema.format.as_ref(), "" | "int32" | "int64") {
+        return None;
+    }
+    let wanted = match schema.ty {
+        Type::Object if !value.is_object() => "map",
+        Type::Array if !value.is_array() => "list",
+        Type::Boolean if !value.is_boolean() => "boolean",
+        Type::String if !value.is_string() => {
+            let shown = crate::decode::go_literal(value);
+            return Some(format!("expected string, got &value.valueUnstructured{{Value:{shown}}}"));
+        }
+        _ => return None,
+    };
+    Some(format!("expected {wanted}, got &{{{}}}", crate::field::go_value(value)))
+}
+
 /// Whether the place itself is named, and the places below it.
 fn named(value: &Value, schema: Option<&Schema>, faults: &mut Vec<Fault>) -> (bool, Set) {
     let mut out = Set::default();
+    if let Some(text) = schema.and_then(|schema| mistyped(value, schema)) {
+        faults.push(Fault { path: String::new(), text });
+        return (true, out);
+    }
     match shape(value, schema) {
         Shape::Leaf => return (true, out),
         Shape::Map(map) => {
@@ -390,31 +412,21 @@ fn merge_lists(old: &[(Element, &Value)], new: &[(Element, &Value)], schema: Opt
     out
 }
 
-/// What a map or list becomes when everything in it was removed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Emptied {
-    /// Null, which still marks the place.
-    Null,
-    /// Nothing.
-    Gone,
-}
-
-/// Without the places in `gone`.
-pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>, emptied: Emptied) -> Option<Value> {
-    let nothing = || (emptied == Emptied::Null).then_some(Value::Null);
+/// Without the places in `gone`. What is emptied by that stays, empty: its place is somebody else's to take away.
+pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>) -> Value {
     match shape(value, schema) {
-        Shape::Leaf => Some(value.clone()),
+        Shape::Leaf => value.clone(),
         Shape::Map(map) => {
             let mut out = Map::new();
             for (name, member) in map {
                 let kept = match gone.get(&field_element(name)) {
                     Some(node) if node.member => continue,
-                    Some(node) => remove(member, &node.child, schema.and_then(|s| s.member(name)), emptied),
-                    None => Some(member.clone()),
+                    Some(node) => remove(member, &node.child, schema.and_then(|s| s.member(name))),
+                    None => member.clone(),
                 };
-                out.extend(kept.map(|kept| (name.clone(), kept)));
+                out.insert(name.clone(), kept);
             }
-            if map.is_empty() || !out.is_empty() { Some(Value::Object(out)) } else { nothing() }
+            Value::Object(out)
         }
         Shape::List(items, list) => {
             let inner = schema.and_then(Schema::items);
@@ -422,12 +434,11 @@ pub(super) fn remove(value: &Value, gone: &Set, schema: Option<&Schema>, emptied
                 let Ok(element) = item_element(item, list, inner) else { return Some(item.clone()) };
                 match gone.get(&element) {
                     Some(node) if node.member => None,
-                    Some(node) => remove(item, &node.child, inner, emptied),
+                    Some(node) => Some(remove(item, &node.child, inner)),
                     None => Some(item.clone()),
                 }
             });
-            let kept: Vec<Value> = kept.collect();
-            if items.is_empty() || !kept.is_empty() { Some(Value::Array(kept)) } else { nothing() }
+            Value::Array(kept.collect())
         }
     }
 }

@@ -29,8 +29,9 @@ pub fn json(target: &mut Value, operations: &Value) -> Result<(), PatchError> {
 
 fn apply(target: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), PatchError> {
     let text = |key: &str| operation.get(key).and_then(Value::as_str);
-    let path = text("path").ok_or_else(|| malformed("missing path"))?;
-    let from = || text("from").ok_or_else(|| malformed("missing from"));
+    let missing = |what: &str| PatchError::Unprocessable(format!("Missing {what}"));
+    let path = text("path").ok_or_else(|| missing("path"))?;
+    let from = || text("from").ok_or_else(|| missing("from"));
     // An absent value is null, as in the library that upstream uses.
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match text("op").unwrap_or_default() {

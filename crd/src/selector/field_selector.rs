@@ -44,11 +44,12 @@ impl FieldSelector {
             let (field, operator, value) = split_term(part).ok_or_else(|| {
                 SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'"))
             })?;
-            terms.push(FieldRequirement {
-                field: field.to_owned(),
-                value: unescape(value)?,
-                equal: operator != "!=",
-            });
+            let value = unescape(value)?;
+            if field.is_empty() && value.is_empty() {
+                // Nothing is to be nothing: that holds of all.
+                continue;
+            }
+            terms.push(FieldRequirement { field: field.to_owned(), value, equal: operator != "!=" });
         }
         Ok(Self(terms))
     }

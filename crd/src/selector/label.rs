@@ -471,6 +471,11 @@ impl<'a> Parser<'a> {
 }
 
 fn make(key: &str, operator: Operator, values: Vec<String>) -> Result<Requirement, SelectorError> {
+    // The parser looks at the key before it knows where it stands.
+    let faults = name::qualified_name_faults(key);
+    if !faults.is_empty() {
+        return Err(SelectorError(Error::invalid(field::EMPTY, key, faults.join("; ")).to_string()));
+    }
     Requirement::new(key, operator, values).map_err(|errors| SelectorError(field::aggregate(&errors)))
 }
 

@@ -71,6 +71,11 @@ pub fn text(code: StatusCode, text: impl Into<Bytes>) -> Response<Body> {
     response
 }
 
+/// The response for a path that nobody answers for.
+pub fn no_such_page() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
 /// The response that carries an error.
 pub fn failure(error: &ApiError) -> Response<Body> {
     let code = StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -147,6 +152,8 @@ pub struct ListBody<F> {
     head: Option<Bytes>,
     items: std::vec::IntoIter<Arc<Entry>>,
     show: F,
+    /// How an item begins whose first fields the list has said for all of them.
+    said: Vec<u8>,
     is_protobuf: bool,
     first: bool,
     done: bool,
@@ -159,10 +166,17 @@ impl<F: Fn(&Entry) -> Bytes> ListBody<F> {
             head: Some(head),
             items: items.into_iter(),
             show,
+            said: Vec::new(),
             is_protobuf: false,
             first: true,
             done: false,
         }
+    }
+
+    /// Without `said` at the beginning of its items, which is an object's brace and the fields after it.
+    #[must_use]
+    pub fn leaving_out(self, said: Vec<u8>) -> Self {
+        Self { said, ..self }
     }
 
     /// A list in protobuf: `head` has the length of all that follows, `show` gives an item's message.
@@ -194,7 +208,13 @@ impl<F: Fn(&Entry) -> Bytes> ListBody<F> {
             if !std::mem::take(&mut self.first) {
                 out.push(b',');
             }
-            out.extend_from_slice(&item);
+            match item.strip_prefix(self.said.as_slice()) {
+                Some(rest) if !self.said.is_empty() => {
+                    out.push(b'{');
+                    out.extend_from_slice(rest);
+                }
+                _ => out.extend_from_slice(&item),
+            }
         }
         Some(out.into())
     }

@@ -171,6 +171,7 @@ pub fn own_context(
         user: Identity::system(),
         warnings: Mutex::default(),
         annotations: Mutex::default(),
+        dry_run: std::sync::OnceLock::new(),
     }
 }
 

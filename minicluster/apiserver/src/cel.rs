@@ -5,9 +5,12 @@
 //! Source: `k8s.io/apiserver/pkg/cel`.
 
 mod authorizer;
+mod objects;
+mod pairs;
 mod rewrite;
 mod rules;
 mod types;
+mod values;
 
 use std::{
     collections::HashMap,
@@ -28,13 +31,14 @@ use kube_cel::{
 use serde_json::{Map as JsonMap, Number, Value};
 
 pub(crate) use authorizer::{Authorizer, Question};
-pub(crate) use rules::{Rules, check_rules};
+pub(crate) use objects::Rules;
+pub(crate) use rules::check_rules;
 pub(crate) use types::{Wanted, environment, type_of, with_variables};
 
 /// The longest expression, bytes.
 const LENGTH_MAX: usize = 100 << 10;
 
-/// How many turns all loops of the expressions of one scope may take together.
+/// How many parts all loops of the expressions of one scope may run together.
 const STEPS_MAX: u64 = 1_000_000;
 
 /// An expression, or why it is none.
@@ -42,7 +46,11 @@ pub(crate) type Compiled = Result<Expression, String>;
 
 /// A compiled expression.
 #[derive(Debug)]
-pub(crate) struct Expression(IdedExpr);
+pub(crate) struct Expression {
+    expr: IdedExpr,
+    /// How many parts it has: what it costs to run each of them once.
+    weight: u64,
+}
 
 impl Expression {
     /// Compiles an expression.
@@ -55,11 +63,17 @@ impl Expression {
         }
         let parser = Parser::new().enable_optional_syntax(true);
         let parsed = parser.parse(text).map_err(|error| format!("compilation failed: {error}"))?;
-        rewrite::rewrite(parsed).map(Self).map_err(|why| format!("compilation failed: {why}"))
+        let expr = rewrite::rewrite(parsed).map_err(|why| format!("compilation failed: {why}"))?;
+        Ok(Self { weight: rewrite::weight(&expr), expr })
+    }
+
+    /// What it costs at least.
+    fn weight(&self) -> u64 {
+        self.weight
     }
 
     fn evaluate(&self, scope: &Scope<'_>) -> Result<Cel, String> {
-        Cel::resolve(&self.0, &scope.context).map_err(|error| scope.told(&error))
+        Cel::resolve(&self.expr, &scope.context).map_err(|error| scope.told(&error))
     }
 
     /// Evaluates a condition.
@@ -120,6 +134,7 @@ pub(crate) struct Scope<'a> {
     context: Context<'a>,
     /// Variables that could not be evaluated, and why.
     failed: Vec<(String, String)>,
+    steps: Arc<AtomicU64>,
 }
 
 impl Scope<'static> {
@@ -127,25 +142,26 @@ impl Scope<'static> {
     pub(crate) fn new(variables: &[(&str, &Value)], authorizer: Option<&Authorizer>) -> Self {
         let mut context = Context::default().with_all();
         let steps = Arc::new(AtomicU64::new(0));
-        context.add_function(rewrite::STEP, move || -> Result<bool, ExecutionError> {
-            match steps.fetch_add(1, Ordering::Relaxed) {
+        let counted = Arc::clone(&steps);
+        context.add_function(rewrite::STEP, move |parts: i64| -> Result<bool, ExecutionError> {
+            match counted.fetch_add(parts.unsigned_abs(), Ordering::Relaxed) {
                 taken if taken < STEPS_MAX => Ok(true),
                 _ => Err(ExecutionError::function_error("loop", BUDGET)),
             }
         });
+        pairs::add_to(&mut context);
         for (name, value) in variables {
             context.add_variable_from_value(*name, value_of(value));
         }
         if let Some(authorizer) = authorizer {
             authorizer.add_to(&mut context);
         }
-        Self { context, failed: Vec::new() }
+        Self { context, failed: Vec::new(), steps }
     }
 }
 
 /// Upstream's words for an expression that runs too long.
-const BUDGET: &str =
-    "operation cancelled: actual cost limit exceeded, no further validation rules will be run";
+const BUDGET: &str = "operation cancelled: actual cost limit exceeded";
 
 impl Scope<'_> {
     /// A scope below this one, whose variables hide those of the same name above.
@@ -154,7 +170,26 @@ impl Scope<'_> {
         for (name, value) in variables {
             context.add_variable_from_value(*name, value_of(value));
         }
-        Scope { context, failed: Vec::new() }
+        Scope { context, failed: Vec::new(), steps: Arc::clone(&self.steps) }
+    }
+
+    /// The same with values that are CEL's already.
+    fn child_of(&self, variables: Vec<(&str, Cel)>) -> Scope<'_> {
+        let mut context = self.context.new_inner_scope();
+        for (name, value) in variables {
+            context.add_variable_from_value(name, value);
+        }
+        Scope { context, failed: Vec::new(), steps: Arc::clone(&self.steps) }
+    }
+
+    /// Counts anew.
+    fn begin(&self) {
+        self.steps.store(0, Ordering::Relaxed);
+    }
+
+    /// What loops have taken since.
+    fn spent(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
     }
 
     /// Adds a map of variables, each of which the expressions after it see.
@@ -182,7 +217,23 @@ impl Scope<'_> {
                 Some((name, why)) => format!("composited variable \"{name}\" fails to evaluate: {why}"),
                 None => format!("no such key: {key}"),
             },
-            ExecutionError::FunctionError { message, .. } if message == BUDGET => BUDGET.to_owned(),
+            // Theirs are said in one breath with the name of a function; ours are whole.
+            ExecutionError::FunctionError { message, function }
+                if message == BUDGET || function.starts_with('@') =>
+            {
+                message.clone()
+            }
+            ExecutionError::NoSuchOverload
+            | ExecutionError::UnsupportedListIndex(_)
+            | ExecutionError::UnsupportedMapIndex(_)
+            | ExecutionError::UnsupportedIndex(..)
+            | ExecutionError::UnsupportedBinaryOperator(..)
+            | ExecutionError::UnsupportedUnaryOperator(..)
+            | ExecutionError::ValuesNotComparable(..) => "no such overload".to_owned(),
+            ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
+            ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
+            ExecutionError::Overflow(..) => "integer overflow".to_owned(),
+            ExecutionError::IndexOutOfBounds(Cel::Int(at)) => format!("index out of bounds: {at}"),
             other => other.to_string(),
         }
     }

@@ -1,6 +1,9 @@
 //! Everything a handler knows about one request.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, header};
 use parking_lot::Mutex;
@@ -8,10 +11,11 @@ use parking_lot::Mutex;
 use crate::{
     api::Api,
     authn::Identity,
-    negotiate::{self, Form, Offer},
+    negotiate::{self, Form, Offer, View},
     registry::Resource,
     request::{Query, RequestInfo},
-    status::{ApiError, ApiResult},
+    status::ApiResult,
+    table,
 };
 
 /// What to do about fields that the kind does not have.
@@ -43,6 +47,8 @@ pub struct Context {
     pub warnings: Mutex<Vec<String>>,
     /// What admission notes for the audit log.
     pub annotations: Mutex<BTreeMap<String, String>>,
+    /// Whether nothing is to be stored, where the body says so rather than the query.
+    pub dry_run: OnceLock<bool>,
 }
 
 impl Context {
@@ -52,41 +58,24 @@ impl Context {
     /// 406.
     pub fn form(&self) -> ApiResult<Form> {
         let offer = Offer { protobuf: self.resource.custom.is_none(), views: true };
-        negotiate::form(&self.headers, offer)
+        let form = negotiate::form(&self.headers, offer)?;
+        if form.view == View::Table {
+            table::check(&self.query)?;
+        }
+        Ok(form)
     }
 
     /// True when nothing is to be stored.
-    ///
-    /// # Errors
-    /// 400 for a `dryRun` that is not `All`.
-    pub fn dry_run(&self) -> ApiResult<bool> {
-        let mut on = false;
-        for value in self.query.all("dryRun") {
-            match value {
-                "All" => on = true,
-                "" => {}
-                other => {
-                    return Err(ApiError::invalid_text(format!(
-                        "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-                    )));
-                }
-            }
-        }
-        Ok(on)
+    pub fn dry_run(&self) -> bool {
+        self.dry_run.get().copied().unwrap_or_else(|| self.query.all("dryRun").any(|value| value == "All"))
     }
 
     /// What to do about unknown fields: `Warn` unless asked otherwise.
-    ///
-    /// # Errors
-    /// 400 for another word.
-    pub fn field_validation(&self) -> ApiResult<FieldValidation> {
-        match self.query.get("fieldValidation").unwrap_or("") {
-            "" | "Warn" => Ok(FieldValidation::Warn),
-            "Strict" => Ok(FieldValidation::Strict),
-            "Ignore" => Ok(FieldValidation::Ignore),
-            other => Err(ApiError::invalid_text(format!(
-                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+    pub fn field_validation(&self) -> FieldValidation {
+        match self.query.get("fieldValidation") {
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
+            _ => FieldValidation::Warn,
         }
     }
 

@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use minicluster_store::{Entry, Outcome, Txn};
 use serde_json::{Value, json};
 
+use windlass_crd::field;
+
 use crate::{
     admission::{self, Operation},
     body::{self, Body},
@@ -16,6 +18,7 @@ use crate::{
     decode,
     negotiate::View,
     object::{self, is_deleting},
+    options,
     read::{self, Selectors, line},
     registry::Resource,
     status::{ApiError, ApiResult},
@@ -38,59 +41,91 @@ pub struct Options {
     pub resource_version: Option<String>,
     /// Change nothing.
     pub dry_run: bool,
+    /// Says at once that the deletion goes on (`orphanDependents: false`).
+    pub goes_on: bool,
 }
 
 impl Options {
-    /// Reads body and query; the body wins.
+    /// Reads the body, or the query when there is none.
     ///
     /// # Errors
     /// 400 or 422.
     pub fn read(cx: &Context, body: &[u8]) -> ApiResult<Self> {
-        let mut options = Self { dry_run: cx.dry_run()?, ..Self::default() };
-        if let Some(grace) = cx.query.get("gracePeriodSeconds") {
-            options.grace =
-                Some(grace.parse().map_err(|_| ApiError::bad_request("invalid gracePeriodSeconds"))?);
-        }
-        options.propagation = cx.query.get("propagationPolicy").map(str::to_owned);
-        if cx.query.flag("orphanDependents") {
-            options.propagation = Some("Orphan".to_owned());
-        }
-        if !body.is_empty() {
-            let (given, _) = decode::parse(&cx.headers, body)?;
-            options.merge(&given)?;
-        }
-        if let Some(policy) = &options.propagation
-            && !matches!(policy.as_str(), "Background" | "Foreground" | "Orphan")
-        {
-            return Err(ApiError::invalid_text(format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{policy}\": \
-                 supported values: \"Background\", \"Foreground\", \"Orphan\""
-            )));
-        }
-        Ok(options)
+        let given = if body.is_empty() { from_query(cx)? } else { from_body(cx, body)? };
+        let policy = object::at(&given, &["propagationPolicy"]).and_then(Value::as_str);
+        let orphan = given.get("orphanDependents").and_then(Value::as_bool);
+        check(policy, orphan, &given)?;
+        let own = |path: &[&str]| object::at(&given, path).and_then(Value::as_str).map(str::to_owned);
+        let dry_run = object::list(&given, &["dryRun"]).iter().any(|value| value == "All");
+        // Others ask the context; only the first answer counts, and both are the same.
+        let dry_run = *cx.dry_run.get_or_init(|| dry_run);
+        Ok(Self {
+            // What is negative is as soon as can be.
+            grace: object::number(&given, &["gracePeriodSeconds"])
+                .map(|grace| if grace < 0 { 1 } else { grace }),
+            propagation: match orphan {
+                Some(true) => Some("Orphan".to_owned()),
+                Some(false) => Some("Background".to_owned()),
+                None => policy.map(str::to_owned),
+            },
+            uid: own(&["preconditions", "uid"]),
+            resource_version: own(&["preconditions", "resourceVersion"]),
+            dry_run,
+            goes_on: orphan == Some(false),
+        })
     }
+}
 
-    fn merge(&mut self, given: &Value) -> ApiResult<()> {
-        if !given.is_object() {
-            return Err(ApiError::bad_request("the body of a delete must be DeleteOptions"));
-        }
-        let kind = object::text(given, &["kind"]);
-        if !matches!(kind, "" | "DeleteOptions") {
-            return Err(ApiError::bad_request(format!(
-                "decoded object cannot be converted to DeleteOptions: it is a {kind}"
-            )));
-        }
-        self.grace = object::number(given, &["gracePeriodSeconds"]).or(self.grace);
-        let own = |path: &[&str]| object::at(given, path).and_then(Value::as_str).map(str::to_owned);
-        self.propagation = own(&["propagationPolicy"]).or(self.propagation.take());
-        if given.get("orphanDependents").and_then(Value::as_bool) == Some(true) {
-            self.propagation = Some("Orphan".to_owned());
-        }
-        self.uid = own(&["preconditions", "uid"]);
-        self.resource_version = own(&["preconditions", "resourceVersion"]);
-        self.dry_run |= object::list(given, &["dryRun"]).iter().any(|v| v == "All");
-        Ok(())
+fn from_query(cx: &Context) -> ApiResult<Value> {
+    let mut given = json!({});
+    if let Some(grace) = options::number(&cx.query, "gracePeriodSeconds")? {
+        given["gracePeriodSeconds"] = grace.into();
     }
+    if let Some(policy) = cx.query.get("propagationPolicy") {
+        given["propagationPolicy"] = policy.into();
+    }
+    if cx.query.get("orphanDependents").is_some() {
+        given["orphanDependents"] = cx.query.flag("orphanDependents").into();
+    }
+    given["dryRun"] = cx.query.all("dryRun").map(Value::from).collect();
+    Ok(given)
+}
+
+fn from_body(cx: &Context, body: &[u8]) -> ApiResult<Value> {
+    let (given, _) = decode::parse(&cx.headers, body).map_err(|error| match error.code {
+        400 => {
+            ApiError::bad_request(format!("couldn't get version/kind; json parse error: {}", error.message))
+        }
+        _ => error,
+    })?;
+    if !given.is_object() {
+        return Err(ApiError::bad_request(decode::no_object(&given)));
+    }
+    let (version, kind) = (object::text(&given, &["apiVersion"]), object::text(&given, &["kind"]));
+    if !matches!(kind, "" | "DeleteOptions") {
+        let scheme = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27";
+        return Err(ApiError::bad_request(decode::not_registered(kind, version, scheme)));
+    }
+    Ok(given)
+}
+
+/// Checks what is wished for, by upstream's rules of `DeleteOptions`.
+fn check(policy: Option<&str>, orphan: Option<bool>, given: &Value) -> ApiResult<()> {
+    let path = field::root("propagationPolicy");
+    let mut errors = field::ErrorList::new();
+    if let Some(policy) = policy {
+        if orphan.is_some() {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(field::Error::invalid(&path, policy, why));
+        }
+        if !matches!(policy, "Foreground" | "Background" | "Orphan") {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(field::Error::not_supported(&path, policy, &known));
+        }
+    }
+    let dry: Vec<&str> = object::list(given, &["dryRun"]).iter().filter_map(Value::as_str).collect();
+    errors.extend(options::dry_run_errors(&dry));
+    options::refuse("DeleteOptions", &errors)
 }
 
 /// What became of a deletion.
@@ -106,10 +141,13 @@ enum Deleted {
 /// # Errors
 /// 400, 403, 404, 409.
 pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
-    let options = Options::read(cx, &body)?;
     let form = cx.form()?;
+    let options = Options::read(cx, &body)?;
     match delete(cx, &cx.info.namespace, &cx.info.name, &options).await? {
-        Deleted::Waiting(obj) => read::value(cx, form, StatusCode::OK, &obj),
+        Deleted::Waiting(obj) => {
+            let code = if options.goes_on { StatusCode::ACCEPTED } else { StatusCode::OK };
+            read::value(cx, form, code, &obj)
+        }
         Deleted::Gone(obj) if returns_object(&cx.resource) => read::value(cx, form, StatusCode::OK, &obj),
         Deleted::Gone(obj) => {
             let mut details = json!({
@@ -148,30 +186,33 @@ fn returns_object(resource: &Resource) -> bool {
 /// # Errors
 /// 400, 403; a conflict on one object is not an error of the whole.
 pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
-    let options = Options::read(cx, &body)?;
     let form = cx.form()?;
-    let selectors = Selectors::of(cx)?;
-    let (entries, revision) = read::select(cx, &selectors).await?;
-    let mut items = Vec::with_capacity(entries.len());
-    for entry in entries {
+    let selectors = Selectors::of(cx, false)?;
+    let options = Options::read(cx, &body)?;
+    let page = read::page(cx, &selectors).await?;
+    let mut items = Vec::with_capacity(page.entries.len());
+    for entry in &page.entries {
+        // What is answered is what was found, not what became of it.
+        items.push(conversion::decode(&cx.api, &cx.resource, &entry.value).await?);
         let (namespace, name) = cx.resource.split_key(&entry.key);
         match delete(cx, namespace, name, &options).await {
-            Ok(Deleted::Gone(obj) | Deleted::Waiting(obj)) => items.push(obj),
-            Err(error) if error.reason == "NotFound" => {}
-            Err(error) => return Err(error),
+            Err(error) if error.reason != "NotFound" => return Err(error),
+            _ => {}
         }
+    }
+    let metadata = page.metadata();
+    if form.view == View::Table {
+        return Ok(body::json(StatusCode::OK, line(&crate::table::render(cx, &items, &metadata))));
+    }
+    if cx.resource.custom.is_none() {
+        let types = |item: &mut Value| ["kind", "apiVersion"].map(|key| object::remove(item, &[key]));
+        items.iter_mut().for_each(|item| drop(types(item)));
     }
     let list = json!({
         "kind": cx.resource.list_kind, "apiVersion": cx.resource.api_version(),
-        "metadata": {"resourceVersion": revision.to_string()}, "items": items,
+        "metadata": metadata, "items": items,
     });
-    match form.view {
-        View::Table => {
-            let table = crate::table::render(cx, &items, &list["metadata"]);
-            Ok(body::json(StatusCode::OK, line(&table)))
-        }
-        _ => Ok(body::json(StatusCode::OK, line(&list))),
-    }
+    Ok(body::json(StatusCode::OK, line(&list)))
 }
 
 /// Deletes one object as the server itself; one that is gone already is deleted, too.
@@ -230,19 +271,17 @@ fn resource_is_timed(cx: &Context, old: &Value, options: &Options) -> bool {
 }
 
 fn check_preconditions(cx: &Context, name: &str, options: &Options, old: &Value) -> ApiResult<()> {
-    let mismatch = |what: &str, wanted: &str, is: &str| {
-        let why =
-            format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {is}");
-        Err(ApiError::conflict(&cx.resource, name, why))
+    let mismatch = |what: &str, wanted: &str, is: &str, since: &str| {
+        let why = format!(
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). The object might \
+             have been {since}"
+        );
+        Err(ApiError::precondition(&cx.resource, name, why))
     };
-    if let Some(uid) = &options.uid
-        && uid != object::uid(old)
-    {
-        return mismatch("UID", uid, object::uid(old));
-    }
-    let rv = object::text(old, &["metadata", "resourceVersion"]);
-    match &options.resource_version {
-        Some(wanted) if wanted != rv => mismatch("ResourceVersion", wanted, rv),
+    let (uid, rv) = (object::uid(old), object::text(old, &["metadata", "resourceVersion"]));
+    match (&options.uid, &options.resource_version) {
+        (Some(wanted), _) if wanted != uid => mismatch("UID", wanted, uid, "deleted and then recreated"),
+        (_, Some(wanted)) if wanted != rv => mismatch("ResourceVersion", wanted, rv, "modified"),
         _ => Ok(()),
     }
 }

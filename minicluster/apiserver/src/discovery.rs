@@ -73,10 +73,13 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Re
                 group["apiVersion"] = "v1".into();
                 json_ok(&group)
             }
-            None => return Some(Err(ApiError::no_such_resource())),
+            None => return Some(Ok(body::no_such_page())),
         }),
         ["api", version] => resources(&table, "", version),
-        ["apis", group, version] => resources(&table, group, version),
+        ["apis", group, version] => match resources(&table, group, version) {
+            Err(_) if !api.registry.is_builtin_group(group) => Ok(body::no_such_page()),
+            answer => answer,
+        },
         _ => return None,
     })
 }

@@ -108,6 +108,13 @@ fn accept(headers: &HeaderMap) -> String {
     values.join(",")
 }
 
+/// True when the client accepts one of these media types, or anything at all.
+pub fn accepts_any(headers: &HeaderMap, media_types: &[&str]) -> bool {
+    let accept = accept(headers);
+    let mut clauses = accept.split(',').map(|clause| clause.split(';').next().unwrap_or_default().trim());
+    accept.is_empty() || clauses.any(|media| media == "*/*" || media_types.contains(&media))
+}
+
 /// What an endpoint can show beyond the object in JSON and YAML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {

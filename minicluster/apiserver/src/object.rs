@@ -88,23 +88,46 @@ pub fn finalizers(obj: &Value) -> Vec<String> {
     list(obj, &["metadata", "finalizers"]).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
+/// How every encoded object of a kind begins: what lists of it say once for all.
+pub fn head(api_version: &str, kind: &str) -> Vec<u8> {
+    let mut out = b"{\"kind\":".to_vec();
+    write(&mut out, kind);
+    out.extend_from_slice(b",\"apiVersion\":");
+    write(&mut out, api_version);
+    out.push(b',');
+    out
+}
+
 /// Encodes an object for the store, in its storage version.
 pub fn encode(resource: &Resource, obj: &Value) -> Payload {
-    let mut out = Vec::with_capacity(1024);
-    let mut stamp = 0;
+    let mut out = head(&resource.storage_version, &resource.kind);
+    let stamp = encode_members(&mut out, obj);
+    Payload::stamped(out, stamp)
+}
+
+/// Encodes an object as it stands, in the same order.
+pub fn shown(obj: &Value) -> Vec<u8> {
+    let mut out = head(text(obj, &["apiVersion"]), text(obj, &["kind"]));
+    let revision = text(obj, &["metadata", "resourceVersion"]).to_owned();
+    let stamp = encode_members(&mut out, obj);
+    out.splice(stamp..stamp, revision.into_bytes());
+    out
+}
+
+/// The metadata, then the rest, and the brace that closes all. Returns where the revision belongs.
+fn encode_members(out: &mut Vec<u8>, obj: &Value) -> usize {
     let empty = Map::new();
-    let top = obj.as_object().unwrap_or(&empty);
-    out.push(b'{');
-    for (i, (key, value)) in top.iter().enumerate() {
-        separate(&mut out, i, key);
-        match (key.as_str(), value.as_object()) {
-            ("metadata", Some(meta)) => stamp = encode_meta(&mut out, meta),
-            ("apiVersion", _) => write(&mut out, &resource.storage_version),
-            _ => write(&mut out, value),
+    let metadata = obj.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    out.extend_from_slice(b"\"metadata\":");
+    let stamp = encode_meta(out, metadata);
+    for (key, value) in obj.as_object().unwrap_or(&empty) {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            separate(out, 1, key);
+            write(out, value);
         }
     }
     out.push(b'}');
-    Payload::stamped(out, stamp)
+    stamp
 }
 
 fn encode_meta(out: &mut Vec<u8>, meta: &Map<String, Value>) -> usize {

@@ -37,10 +37,10 @@ use crate::{
     context::Context,
     delete, discovery, health,
     metrics::Labels,
-    read,
+    patch, read,
     represent::Representation,
     request::{Query, RequestInfo},
-    reviews, serving,
+    reviews, routes, serving,
     status::{ApiError, ApiResult},
     strategy::Part,
     subresource, watch, write,
@@ -79,6 +79,7 @@ async fn serve(
     let running = api.metrics.requests.begin(&labels, &info);
     let span = tracing::debug_span!("request", verb = info.verb, path = %info.path);
     let representation = Representation::asked(request.headers(), &query);
+    let is_head = *request.method() == Method::HEAD;
     let answer = route(Arc::clone(&api), request, info, query).instrument(span.clone());
     let answer = AssertUnwindSafe(answer).catch_unwind();
     let bound = api.config.serving.request_timeout;
@@ -93,6 +94,7 @@ async fn serve(
         }
         Err(_) => body::failure(&ApiError::timeout("request did not complete within the allotted timeout")),
     };
+    let response = if is_head { response.map(|_| body::empty()) } else { response };
     let foreign = response.extensions().get::<Foreign>().is_some();
     let response = if long_running || foreign { response } else { representation.of(response).await };
     api.metrics.requests.end(labels, response.status(), started.elapsed());
@@ -175,7 +177,10 @@ async fn admitted(
     {
         return proxy::forward(&api, &target, &user, request).await;
     }
-    let resource = resource.ok_or_else(ApiError::no_such_resource)?;
+    let Some(resource) = resource else {
+        let ours = api.registry.is_builtin_group(&info.group);
+        return if ours { Err(ApiError::no_such_resource()) } else { Ok(body::no_such_page()) };
+    };
     let cx = Context {
         api,
         info,
@@ -185,6 +190,7 @@ async fn admitted(
         resource,
         warnings: Mutex::default(),
         annotations: Mutex::default(),
+        dry_run: std::sync::OnceLock::new(),
     };
     resource_request(cx, request).await
 }
@@ -193,11 +199,21 @@ async fn resource_request(cx: Context, request: Request<Body>) -> ApiResult<Resp
     if let Some(warning) = &cx.resource.deprecation {
         cx.warn(warning.as_str());
     }
+    if cx.resource.custom.is_none() {
+        routes::check(&cx.resource, &cx.info, request.method(), &cx.headers)?;
+    } else if cx.resource.namespaced == cx.info.namespace.is_empty()
+        && !(cx.resource.namespaced && matches!(cx.info.verb, "list" | "watch"))
+    {
+        return Ok(body::no_such_page());
+    }
     if !cx.info.subresource.is_empty() {
         return subresource::handle(cx, request).await;
     }
     if !cx.resource.verbs.has(cx.info.verb) {
-        return Err(ApiError::method_not_allowed());
+        return Err(match cx.resource.custom {
+            Some(_) => ApiError::method_not_supported(&cx.resource, cx.info.verb),
+            None => ApiError::method_not_allowed(),
+        });
     }
     if cx.info.verb == "watch" {
         return watch::watch(cx).await;
@@ -231,7 +247,7 @@ fn change(cx: &Context, body: Bytes) -> BoxFuture<'_, ApiResult<Response<Body>>>
         "create" if reviews::is_review(&cx.resource.kind) => reviews::answer(cx, body).boxed(),
         "create" if cx.info.name.is_empty() => write::post(cx, body).boxed(),
         "update" => write::put(cx, Part::Main, body).boxed(),
-        "patch" => write::patch(cx, Part::Main, body).boxed(),
+        "patch" => patch::patch(cx, Part::Main, body).boxed(),
         "delete" => delete::one(cx, body).boxed(),
         "deletecollection" => delete::collection(cx, body).boxed(),
         _ => ready(Err(ApiError::method_not_allowed())).boxed(),
@@ -245,10 +261,10 @@ fn paths(
     info: &RequestInfo,
     query: &Query,
 ) -> ApiResult<Response<Body>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    api.definitions.refresh(&api.registry);
+    if *request.method() != Method::GET && is_routed(&info.path) {
         return Err(ApiError::method_not_allowed());
     }
-    api.definitions.refresh(&api.registry);
     if let Some(answer) = discovery::answer(api, &info.path, request.headers()) {
         return answer;
     }
@@ -261,8 +277,19 @@ fn paths(
         "/metrics" => Ok(body::text(StatusCode::OK, api.metrics.text())),
         "/openid/v1/jwks" => Ok(body::json(StatusCode::OK, read::line(&api.tokens.key_set()))),
         "/.well-known/openid-configuration" => Ok(body::json(StatusCode::OK, read::line(&openid(api)))),
-        path => health::answer(api, path, query).ok_or_else(ApiError::no_such_resource),
+        path if path.starts_with("/version/") || path.starts_with("/api/") => {
+            Err(ApiError::no_such_resource())
+        }
+        path => Ok(health::answer(api, path, query).unwrap_or_else(body::no_such_page)),
     }
+}
+
+/// True for the paths that upstream has routes for, with a method. The others answer whatever the method is.
+fn is_routed(path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    matches!(path, "/version" | "/api" | "/openid/v1/jwks" | "/.well-known/openid-configuration")
+        || path.starts_with("/api/")
+        || path.starts_with("/apis/")
 }
 
 fn known_paths(api: &Api) -> Vec<String> {

@@ -3,16 +3,19 @@
 //! Objects asked for in the version in which they are stored leave as the stored bytes; everything else (other
 //! versions, tables, metadata alone) is computed from them.
 
+mod paging;
+
 use std::{collections::VecDeque, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use minicluster_store::{Entry, RangeError, Revision};
+use paging::Continue;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 use windlass_crd::{
+    field::quote,
     protobuf::{self, Encoder},
     selector::{FieldSelector, LabelSelector},
 };
@@ -24,6 +27,7 @@ use crate::{
     encodings::Which,
     negotiate::{Encoding, Form, View},
     object::{self, Attributes},
+    options,
     registry::Resource,
     status::{ApiError, ApiResult},
     table,
@@ -40,27 +44,27 @@ pub struct Selectors {
 }
 
 impl Selectors {
-    /// Reads the selectors of a request.
+    /// Reads the selectors of a request, and checks the options of a list or a watch on the way.
     ///
     /// # Errors
-    /// 400 when one does not parse or names a field that cannot be selected.
-    pub fn of(cx: &Context) -> ApiResult<Self> {
+    /// 400 when one does not parse or names a field that cannot be selected, 422 for options that make no sense.
+    pub fn of(cx: &Context, watches: bool) -> ApiResult<Self> {
         let label_text = cx.query.get("labelSelector").unwrap_or("");
         let field_text = cx.query.get("fieldSelector").unwrap_or("");
-        let labels = LabelSelector::parse(label_text)
-            .map_err(|e| ApiError::bad_request(format!("unable to parse requirement: {e}")))?;
-        let fields = FieldSelector::parse(field_text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        let labels = LabelSelector::parse(label_text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        let mut fields =
+            FieldSelector::parse(field_text).map_err(|e| ApiError::bad_request(e.to_string()))?;
+        options::check_list(&cx.query, watches)?;
         for requirement in fields.requirements() {
-            if !selectable(&cx.resource, &requirement.field) {
-                return Err(ApiError::bad_request(format!(
-                    "Unable to find \"{}/{}, Resource={}\" that match label selector \"{label_text}\", field selector \
-                     \"{field_text}\": field label not supported: {}",
-                    cx.resource.group, cx.resource.version, cx.resource.plural, requirement.field
-                )));
-            }
+            check_field(&cx.resource, &requirement.field)?;
         }
-        // A watch or list below a name selects that one object.
-        let everything = label_text.is_empty() && field_text.is_empty();
+        let name = &cx.info.name;
+        if fields.is_empty() && !name.is_empty() {
+            fields = FieldSelector::equals("metadata.name", name);
+        } else if !name.is_empty() && fields.exact("metadata.name") != Some(name.as_str()) {
+            return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
+        let everything = label_text.is_empty() && fields.is_empty();
         Ok(Self { labels, fields, everything })
     }
 
@@ -80,10 +84,26 @@ impl Selectors {
     }
 }
 
-fn selectable(resource: &Resource, field: &str) -> bool {
-    matches!(field, "metadata.name" | "metadata.namespace")
-        || resource.strategy.fields().iter().any(|(name, _)| *name == field)
-        || resource.custom.as_ref().is_some_and(|c| c.selectable_fields.iter().any(|f| f == field))
+/// Kinds with selectable fields of their own say less of one that is none, some of them more.
+fn check_field(resource: &Resource, field: &str) -> ApiResult<()> {
+    let own = resource.strategy.fields();
+    let selectable = matches!(field, "metadata.name" | "metadata.namespace")
+        || own.iter().any(|(name, _)| *name == field)
+        || resource.custom.as_ref().is_some_and(|c| c.selectable_fields.iter().any(|f| f == field));
+    if selectable {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(match (&*resource.group, &*resource.kind) {
+        ("batch", "Job") => format!("field label {} not supported for Job", quote(field)),
+        ("resource.k8s.io", "ResourceSlice") => {
+            format!("field label not supported for {}, Kind=ResourceSlice: {field}", resource.api_version())
+        }
+        _ if resource.custom.is_some() || !own.is_empty() => format!("field label not supported: {field}"),
+        _ => format!(
+            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+            quote(field)
+        ),
+    }))
 }
 
 /// `GET` of one object.
@@ -161,60 +181,38 @@ fn metadata_only(bytes: &[u8]) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The place in a list where the next page begins.
-#[derive(Debug, Serialize, Deserialize)]
-struct Continue {
-    v: String,
-    rv: i64,
-    start: String,
-}
-
-impl Continue {
-    fn encode(revision: i64, start: &str) -> String {
-        let token = Self { v: "meta.k8s.io/v1".to_owned(), rv: revision, start: start.to_owned() };
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is plain data"))
-    }
-
-    fn decode(token: &str) -> ApiResult<Self> {
-        let invalid =
-            |e: &dyn std::fmt::Display| ApiError::bad_request(format!("continue key is not valid: {e}"));
-        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|e| invalid(&e))?;
-        if token.v != "meta.k8s.io/v1" {
-            return Err(invalid(&format!("server does not recognize this encoded version \"{}\"", token.v)));
-        }
-        if token.start.is_empty() || token.start.contains("..") || token.start.starts_with('/') {
-            return Err(invalid(&"encoded start key is not valid"));
-        }
-        Ok(token)
-    }
-}
-
 /// How many objects are looked at to know how large those of a collection are.
 const SAMPLE: usize = 16;
 
 /// A page of a collection.
-struct Page {
-    entries: Vec<Arc<Entry>>,
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Arc<Entry>>,
     revision: Revision,
     continue_token: Option<String>,
     remaining: Option<usize>,
+}
+
+impl Page {
+    /// The metadata of a list that shows this page.
+    pub(crate) fn metadata(&self) -> Value {
+        let mut metadata = json!({ "resourceVersion": self.revision.to_string() });
+        if let Some(token) = &self.continue_token {
+            metadata["continue"] = token.as_str().into();
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
+    }
 }
 
 /// The entries that a list or a collection delete is about, all at one revision.
 ///
 /// # Errors
 /// 400 for parameters that make no sense, 410 for revisions that are gone, 500 when they cannot be converted.
-pub async fn select(cx: &Context, selectors: &Selectors) -> ApiResult<(Vec<Arc<Entry>>, Revision)> {
-    let page = page(cx, selectors).await?;
-    Ok((page.entries, page.revision))
-}
-
-async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
-    let limit: usize = match cx.query.get("limit").unwrap_or("") {
-        "" => 0,
-        text => text.parse().map_err(|_| ApiError::bad_request(format!("invalid limit {text:?}")))?,
-    };
+pub(crate) async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page> {
+    let limit =
+        options::number(&cx.query, "limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0);
     let prefix = cx.resource.collection(&cx.info.namespace);
     let (revision, start, all) = range(cx, &prefix)?;
     let bytes = all.iter().take(SAMPLE).map(|entry| entry.value.len()).sum::<usize>();
@@ -251,20 +249,20 @@ fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Ent
     let rv = cx.query.get("resourceVersion").unwrap_or("");
     let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
     if let Some(token) = cx.query.get("continue").filter(|t| !t.is_empty()) {
+        let token = Continue::decode(token)?;
         if !rv.is_empty() && rv != "0" {
             return Err(ApiError::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let token = Continue::decode(token)?;
-        let Ok(at) = Revision::try_from(token.rv) else { return Ok(newest(token.start)) };
+        let Some(at) = token.revision else { return Ok(newest(token.start)) };
         return match cx.api.store.range_at(prefix, at) {
             Ok(entries) => Ok((at, token.start, entries)),
             Err(_) => Err(ApiError::expired_continue(Continue::encode(-1, &token.start))),
         };
     }
-    check_match(rv, rule)?;
-    let asked = parse_revision(rv)?;
+    let asked = parse_revision(rv)
+        .map_err(|why| ApiError::bad_request(format!("invalid resource version: {why}")))?;
     if asked > cx.api.store.revision() {
         return Err(too_large(asked, cx.api.store.revision()));
     }
@@ -280,33 +278,20 @@ fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Ent
     }
 }
 
-fn check_match(rv: &str, rule: &str) -> ApiResult<()> {
-    match (rule, rv) {
-        ("", _) => Ok(()),
-        ("Exact" | "NotOlderThan", "") => {
-            Err(ApiError::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        }
-        ("Exact", "0") => Err(ApiError::bad_request(
-            "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        ("Exact" | "NotOlderThan", _) => Ok(()),
-        (other, _) => Err(ApiError::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
-        ))),
+/// The revision that a text names, or why it names none.
+fn parse_revision(text: &str) -> Result<Revision, String> {
+    if text.is_empty() {
+        return Ok(0);
     }
-}
-
-fn parse_revision(text: &str) -> ApiResult<Revision> {
-    match text {
-        "" => Ok(0),
-        _ => text.parse().map_err(|_| {
-            ApiError::bad_request(format!("Invalid value: \"{text}\": invalid resource version"))
-        }),
-    }
+    let invalid = |_| {
+        let fault = options::number_fault("ParseUint", text);
+        format!("resourceVersion: Invalid value: {}: {fault}", quote(text))
+    };
+    text.parse().map_err(invalid)
 }
 
 fn too_large(asked: Revision, current: Revision) -> ApiError {
-    ApiError::timeout(format!("Too large resource version: {asked}, current: {current}"))
+    ApiError::timeout(format!("Timeout: Too large resource version: {asked}, current: {current}"))
         .with_causes(vec![crate::status::Cause {
             reason: "ResourceVersionTooLarge".to_owned(),
             message: "Too large resource version".to_owned(),
@@ -318,19 +303,13 @@ fn too_large(asked: Revision, current: Revision) -> ApiError {
 /// `GET` of a collection. Items are written as they are read, not gathered first.
 ///
 /// # Errors
-/// What [`select`] says.
+/// What [`page`] says.
 pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
-    let selectors = Selectors::of(cx)?;
+    let selectors = Selectors::of(cx, false)?;
     let page = page(cx, &selectors).await?;
     conversion::prepare(&cx.api, &cx.resource, page.entries.iter()).await?;
-    let mut metadata = json!({ "resourceVersion": page.revision.to_string() });
-    if let Some(token) = &page.continue_token {
-        metadata["continue"] = token.as_str().into();
-    }
-    if let Some(remaining) = page.remaining {
-        metadata["remainingItemCount"] = remaining.into();
-    }
+    let metadata = page.metadata();
     let resource = &cx.resource;
     let (api_version, kind) = match form.view {
         View::Object => (resource.api_version(), &*resource.list_kind),
@@ -350,7 +329,10 @@ pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
             let head = format!(
                 "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
             );
-            let list = ListBody::json(Bytes::from(head), page.entries, show);
+            let mut list = ListBody::json(Bytes::from(head), page.entries, show);
+            if form.view == View::Object && resource.custom.is_none() {
+                list = list.leaving_out(object::head(&api_version, &resource.kind));
+            }
             http_body_util::BodyExt::boxed_unsync(list)
         }
     };
@@ -428,32 +410,11 @@ pub(crate) struct WatchStart {
 /// # Errors
 /// 400, 410 or 504 as in upstream; 500 when what is there cannot be converted.
 pub(crate) async fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
-    let mut selectors = Selectors::of(cx)?;
-    if !cx.info.name.is_empty() {
-        let text = format!("metadata.name={}", cx.info.name);
-        selectors.fields = FieldSelector::parse(&text).map_err(|e| ApiError::bad_request(e.to_string()))?;
-        selectors.everything = false;
-    }
+    let selectors = Selectors::of(cx, true)?;
     let rv = cx.query.get("resourceVersion").unwrap_or("");
-    let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
     let initial_events = cx.query.get("sendInitialEvents");
     let bookmarks = cx.query.flag("allowWatchBookmarks");
-    match (initial_events, rule) {
-        (Some(_), "NotOlderThan") | (None, "") => {}
-        (Some(_), _) => {
-            return Err(ApiError::invalid_text(
-                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: sendInitialEvents requires \
-                 setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        (None, _) => {
-            return Err(ApiError::invalid_text(
-                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: resourceVersionMatch is \
-                 forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-    }
-    let asked = parse_revision(rv)?;
+    let asked = parse_revision(rv).map_err(ApiError::unknown)?;
     let wants_initial = initial_events.is_some_and(|v| v == "true");
     let shows_state = wants_initial || (initial_events.is_none() && asked == 0);
     let prefix = match selectors.only_name() {
@@ -463,7 +424,8 @@ pub(crate) async fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
         _ => cx.resource.collection(&cx.info.namespace),
     };
     let snapshot = cx.api.store.snapshot();
-    if asked > snapshot.revision() {
+    // Who waits for the future without a wish to see the state waits.
+    if shows_state && asked > snapshot.revision() {
         return Err(too_large(asked, snapshot.revision()));
     }
     if !shows_state {

@@ -353,6 +353,11 @@ impl Registry {
         self.builtin.groups.iter().any(|(g, versions)| g == group && versions.iter().any(|v| v == version))
     }
 
+    /// True when the group is this server's own, in whatever versions.
+    pub fn is_builtin_group(&self, group: &str) -> bool {
+        self.builtin.groups.iter().any(|(g, _)| g == group)
+    }
+
     /// The row of a built-in resource that is known to exist.
     ///
     /// # Panics

@@ -13,6 +13,7 @@ use crate::{
     body::{self, Body},
     negotiate::{self, Encoding},
     request::Query,
+    yaml::emit,
 };
 
 /// What a client asked for.
@@ -52,7 +53,7 @@ impl Representation {
 
 fn yaml(json: &[u8]) -> Option<Vec<u8>> {
     let value: Value = serde_json::from_slice(json).ok()?;
-    serde_saphyr::to_string(&value).ok().map(String::into_bytes)
+    Some(emit::emit(&value).into_bytes())
 }
 
 /// Two spaces a level, as upstream.

@@ -12,9 +12,10 @@ use crate::{
     context::Context,
     decode,
     negotiate::{self, Offer},
-    object, read,
+    object, options, read,
     status::{ApiError, ApiResult},
-    subresource,
+    strategy::Part,
+    subresource, write,
 };
 
 /// True when `POST`ing this kind asks a question rather than creating an object.
@@ -29,10 +30,19 @@ pub fn is_review(kind: &str) -> bool {
 pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     // A question has neither a table nor metadata to show alone.
     negotiate::form(&cx.headers, Offer { protobuf: true, views: false })?;
-    let mut review = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
+    options::check_write(&cx.query, "CreateOptions")?;
+    let mut review = decode::object(cx, &body)?;
+    if cx.resource.kind != "Binding" {
+        begin(cx, &mut review)?;
+    }
     match cx.resource.kind.as_ref() {
         "SelfSubjectReview" => {
-            object::set(&mut review, &["status"], json!({ "userInfo": user_info(&cx.user) }));
+            // An object of its own: nothing of the question is in it.
+            review = json!({
+                "kind": "SelfSubjectReview", "apiVersion": cx.resource.api_version(),
+                "metadata": { "creationTimestamp": object::now() },
+                "status": { "userInfo": user_info(&cx.user) },
+            });
         }
         "SelfSubjectAccessReview" => access::own(cx, &mut review).await?,
         "SubjectAccessReview" => access::of_subject(cx, &mut review).await?,
@@ -50,6 +60,17 @@ pub async fn answer(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
         _ => return Err(ApiError::method_not_allowed()),
     }
     Ok(body::json(StatusCode::CREATED, read::line(&review)))
+}
+
+/// A question is owned by whoever asks it, as an object would be.
+fn begin(cx: &Context, review: &mut Value) -> ApiResult<()> {
+    write::take_namespace(cx, review)?;
+    let metadata = object::meta(review);
+    for key in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        metadata.remove(key);
+    }
+    write::track(cx, None, review, Part::Main);
+    Ok(())
 }
 
 fn user_info(user: &Identity) -> Value {

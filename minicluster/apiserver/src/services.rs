@@ -132,7 +132,7 @@ impl Services {
         if cx.resource.prefix != PREFIX || !cx.info.subresource.is_empty() {
             return Ok(Reservation::default());
         }
-        let dry_run = cx.dry_run()?;
+        let dry_run = cx.dry_run();
         let mut taken = Reservation::default();
         taken.used = Some(Arc::clone(&self.used));
         let refuse =

@@ -172,25 +172,46 @@ impl ApiError {
         Self::new(404, "NotFound", message)
     }
 
-    /// 405: the resource has no such verb.
-    pub fn method_not_supported(verb: &str) -> Self {
-        Self::new(
-            405,
-            "MethodNotAllowed",
-            format!(
-                "{verb} is not supported on resources of kind \"the server does not allow this method on the requested resource\""
-            ),
-        )
+    /// With details that say nothing, as upstream has them on answers of no object.
+    fn generic(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        let mut error = Self::new(code, reason, message);
+        error.details = Some(Box::default());
+        error
     }
 
-    /// 405 with upstream's usual sentence.
+    /// 405: no such method here.
     pub fn method_not_allowed() -> Self {
-        Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+        let message = "the server does not allow this method on the requested resource";
+        Self::generic(405, "MethodNotAllowed", message)
+    }
+
+    /// 405: a custom kind has no such verb.
+    pub fn method_not_supported(resource: &Resource, verb: &str) -> Self {
+        let what = resource.group_resource();
+        Self::new(405, "MethodNotAllowed", format!("{verb} is not supported on resources of kind \"{what}\""))
+            .about(resource, "")
     }
 
     /// 406: none of the accepted representations is served.
     pub fn not_acceptable(accepted: &str) -> Self {
         Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {accepted}"))
+    }
+
+    /// 406 before the request is looked at.
+    pub fn not_acceptable_route(offered: &str) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {offered}");
+        Self::generic(406, "NotAcceptable", message)
+    }
+
+    /// 415 before the request is looked at.
+    pub fn unsupported_route() -> Self {
+        Self::generic(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+    }
+
+    /// 422: a patch that does not apply; upstream says no more than this.
+    pub fn unprocessable() -> Self {
+        let message = "the server rejected our request due to an error in our request";
+        Self::generic(422, "Invalid", message)
     }
 
     /// 409: it exists already.
@@ -235,6 +256,11 @@ impl ApiError {
     /// 409 of a server-side apply.
     pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
         Self::new(409, "Conflict", message).with_causes(causes)
+    }
+
+    /// 409: the object is not the one that a deletion is about.
+    pub fn precondition(resource: &Resource, name: &str, why: impl std::fmt::Display) -> Self {
+        Self::conflict_of(&kind_in_group(&resource.kind, &resource.group), name, why)
     }
 
     /// 410: the revision is compacted.
@@ -285,15 +311,8 @@ impl ApiError {
 
     /// 422 for an object of a kind that is in no table.
     pub fn invalid_of(kind: &str, group: &str, name: &str, errors: &[field::Error]) -> Self {
-        let what = match group {
-            "" => kind.to_owned(),
-            group => format!("{kind}.{group}"),
-        };
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let list = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let what = kind_in_group(kind, group);
+        let list = field::aggregate(errors);
         let causes = errors
             .iter()
             .map(|e| {
@@ -361,6 +380,11 @@ impl ApiError {
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a status is plain data")
     }
+}
+
+/// `Deployment.apps`, or `Pod`.
+fn kind_in_group(kind: &str, group: &str) -> String {
+    if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") }
 }
 
 impl From<minicluster_store::StoreError> for ApiError {

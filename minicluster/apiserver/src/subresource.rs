@@ -17,7 +17,7 @@ use crate::{
     body::{self, Body},
     context::Context,
     crds::conversion,
-    decode, object, read,
+    decode, object, options, patch, read,
     status::{ApiError, ApiResult},
     strategy::Part,
     write::{self, Change},
@@ -61,13 +61,14 @@ async fn part(cx: &Context, part: Part, request: Request<Body>) -> ApiResult<Res
     if cx.info.verb == "update" {
         write::put(cx, part, body).await
     } else {
-        write::patch(cx, part, body).await
+        patch::patch(cx, part, body).await
     }
 }
 
 /// `namespaces/finalize`: replaces the finalizers in the spec, and nothing else.
 async fn finalize(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
-    let given = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
+    options::check_write(&cx.query, "UpdateOptions")?;
+    let given = decode::object(cx, &body)?;
     let finalizers = given.pointer("/spec/finalizers").cloned().unwrap_or_else(|| json!([]));
     let rv = object::text(&given, &["metadata", "resourceVersion"]).to_owned();
     let change = |old: &Value| {
@@ -180,5 +181,6 @@ pub(crate) fn about(cx: &Context, group: &str, version: &str, plural: &str, name
         resource,
         warnings: parking_lot::Mutex::default(),
         annotations: parking_lot::Mutex::default(),
+        dry_run: std::sync::OnceLock::new(),
     }
 }

@@ -5,12 +5,35 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::{context::Context, object, strategy::Column};
+use windlass_crd::field::quote;
+
+use crate::{
+    context::Context,
+    object,
+    request::Query,
+    status::{ApiError, ApiResult},
+    strategy::Column,
+};
+
+/// Checks what a table is to show of its objects.
+///
+/// # Errors
+/// 400.
+pub fn check(query: &Query) -> ApiResult<()> {
+    match query.get("includeObject").unwrap_or_default() {
+        "" | "Metadata" | "None" | "Object" => Ok(()),
+        other => Err(ApiError::bad_request(format!(
+            "Unable to convert to Table as requested: includeObject: Invalid value: {}: must be 'Metadata', 'Object', \
+             'None', or empty",
+            quote(other)
+        ))),
+    }
+}
 
 /// Renders objects as a `Table`.
 pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
     let columns = cx.resource.strategy.columns().unwrap_or_else(|| vec![created_at()]);
-    let include = cx.query.get("includeObject").unwrap_or("Metadata");
+    let include = cx.query.get("includeObject").unwrap_or_default();
     // Events tell their name last, and only when asked for more.
     let names_itself = columns.iter().any(|c| c.name == "Name");
     let mut definitions = Vec::with_capacity(columns.len() + 1);
@@ -37,7 +60,9 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
             let mut row = Map::new();
             row.insert("cells".to_owned(), cells.into());
             match include {
-                "None" => {}
+                "None" => {
+                    row.insert("object".to_owned(), Value::Null);
+                }
                 "Object" => {
                     row.insert("object".to_owned(), obj.clone());
                 }

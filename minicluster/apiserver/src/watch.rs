@@ -36,6 +36,8 @@ struct Stream {
     cx: Arc<Context>,
     form: Form,
     watcher: Watcher,
+    /// What happened until then is known to the client, even where it lies ahead.
+    after: Revision,
     selectors: Selectors,
     initial: std::vec::IntoIter<Arc<Entry>>,
     marks_initial: bool,
@@ -69,7 +71,8 @@ pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
         }
     };
     let now = Instant::now();
-    let Ok(watcher) = cx.api.store.watch(&start.prefix, start.after) else {
+    let after = start.after.min(cx.api.store.revision());
+    let Ok(watcher) = cx.api.store.watch(&start.prefix, after) else {
         return Ok(respond(
             form.encoding,
             stream::iter([Ok(Frame::data(too_old(form.encoding, start.after)))]),
@@ -78,6 +81,7 @@ pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
     let state = Stream {
         form,
         watcher,
+        after: start.after,
         selectors: start.selectors,
         initial: start.initial.into_iter(),
         marks_initial: start.marks_initial,
@@ -211,7 +215,8 @@ impl Stream {
             }
         }
         let mut out = Vec::new();
-        for event in events {
+        let after = self.after;
+        for event in events.iter().filter(|event| event.revision > after) {
             if let Some(kind) = self.classify(event) {
                 let bytes = self.bytes(kind, event);
                 self.put(&mut out, kind, event.revision, &event.entry, bytes);
@@ -270,7 +275,7 @@ impl Stream {
     }
 
     fn bookmark(&self, initial_end: bool) -> Bytes {
-        let revision = self.watcher.revision().to_string();
+        let revision = self.watcher.revision().max(self.after).to_string();
         let mut metadata = json!({ "resourceVersion": revision, "creationTimestamp": null });
         if initial_end {
             metadata["annotations"] = json!({ "k8s.io/initial-events-end": "true" });

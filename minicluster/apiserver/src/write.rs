@@ -10,10 +10,7 @@ use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use minicluster_store::{Entry, Outcome, Txn};
 use serde_json::{Value, json};
-use windlass_crd::{
-    apply::{self, ApplyError},
-    field, patch, structural, typed,
-};
+use windlass_crd::{apply, field, structural, typed};
 
 use crate::{
     admission::{self, Operation, quota},
@@ -21,17 +18,18 @@ use crate::{
     body::Body,
     context::Context,
     crds::{self, conversion},
-    decode, delete,
+    decode, delete, negotiate,
     object::{self, is_deleting},
-    read,
+    options, read,
     registry::METADATA,
-    status::{ApiError, ApiResult, Cause},
+    request::RequestInfo,
+    status::{ApiError, ApiResult},
     strategy::Part,
     validate,
 };
 
 /// How often a change is tried again when somebody else wrote in between.
-const CONFLICT_RETRIES: usize = 5;
+pub(crate) const CONFLICT_RETRIES: usize = 5;
 
 /// How many names are tried for `generateName`.
 const GENERATE_NAME_TRIES: usize = 8;
@@ -73,7 +71,7 @@ impl Written {
 }
 
 /// Which subresource name a write's field ownership is recorded under.
-fn subresource(part: Part) -> &'static str {
+pub(crate) fn subresource(part: Part) -> &'static str {
     match part {
         Part::Status => "status",
         Part::EphemeralContainers => "ephemeralcontainers",
@@ -88,7 +86,9 @@ fn subresource(part: Part) -> &'static str {
 /// 400, 403, 404, 409, 413, 415, 422.
 pub async fn post(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     cx.form()?;
-    let obj = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
+    negotiate::encoding(&cx.headers)?;
+    options::check_write(&cx.query, "CreateOptions")?;
+    let obj = decode::object(cx, &body)?;
     create(cx, obj, true).await?.respond(cx, StatusCode::CREATED).await
 }
 
@@ -98,7 +98,7 @@ pub async fn post(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 /// As [`post`].
 pub async fn create(cx: &Context, mut obj: Value, tracks: bool) -> ApiResult<Written> {
     take_namespace(cx, &mut obj)?;
-    let dry_run = cx.dry_run()?;
+    let dry_run = cx.dry_run();
     let generated =
         object::name(&obj).is_empty() && !object::text(&obj, &["metadata", "generateName"]).is_empty();
     let tries = if generated { GENERATE_NAME_TRIES } else { 1 };
@@ -126,7 +126,26 @@ pub async fn create(cx: &Context, mut obj: Value, tracks: bool) -> ApiResult<Wri
     Err(ApiError::internal("no name could be generated"))
 }
 
-fn take_namespace(cx: &Context, obj: &mut Value) -> ApiResult<()> {
+/// Checks that an object is the one that the path names.
+///
+/// # Errors
+/// 400.
+pub(crate) fn check_name(cx: &Context, obj: &Value) -> ApiResult<()> {
+    let (given, url) = (object::name(obj), &cx.info.name);
+    if given.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({url} based on URL) was undeterminable: name must be provided"
+        )));
+    }
+    if given != url {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({url})"
+        )));
+    }
+    Ok(())
+}
+
+pub(crate) fn take_namespace(cx: &Context, obj: &mut Value) -> ApiResult<()> {
     if !object::at(obj, &["metadata"]).is_some_and(Value::is_object) {
         object::meta(obj);
     }
@@ -164,12 +183,14 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
         return Err(ApiError::forbidden(resource, object::name(&obj), why));
     }
     begin_life(cx, &mut obj);
+    unite_owners(cx, &mut obj, !tracks);
     fill_defaults(cx, &mut obj);
     // Owned is what the client sent, not what admission and the kind add to it.
     if tracks {
         track(cx, None, &mut obj, Part::Main);
     }
     if admission::mutate(cx, Operation::Create, &mut obj, None).await? {
+        unite_owners(cx, &mut obj, true);
         fill_defaults(cx, &mut obj);
     }
     authz::check_escalation(cx, &obj, None).await?;
@@ -192,10 +213,16 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     for warning in resource.strategy.warnings(&obj) {
         cx.warn(warning);
     }
+    authorize_creation(cx).await?;
     admission::validate(cx, Operation::Create, Some(&obj), None).await?;
     let charge = quota::charge(cx, Operation::Create, &obj, None);
     let name = object::name(&obj).to_owned();
     let key = resource.key(&cx.info.namespace, &name);
+    let given = object::text(&obj, &["metadata", "resourceVersion"]);
+    if !dry_run && given.parse::<u64>().is_ok_and(|revision| revision != 0) {
+        return Err(ApiError::unknown("resourceVersion should not be set on objects to be created"));
+    }
+    object::remove(&mut obj, &["metadata", "resourceVersion"]);
     if dry_run {
         quota::check(cx, charge.as_ref())?;
         if cx.api.store.get(&key).is_some() {
@@ -217,14 +244,53 @@ async fn create_named(cx: &Context, mut obj: Value, dry_run: bool, tracks: bool)
     }
 }
 
+/// Who makes an object by changing what is not there has to be allowed to create it, too.
+async fn authorize_creation(cx: &Context) -> ApiResult<()> {
+    if !matches!(cx.info.verb, "patch" | "update") {
+        return Ok(());
+    }
+    let info = RequestInfo { verb: "create", ..cx.info.clone() };
+    let asked = authz::Attributes::of(&info);
+    cx.api.authorizer.decide(&cx.api, &cx.user, &asked).await.into_result(&cx.user, &asked)
+}
+
+/// Leaves one of several owners that are the same, and warns of the others.
+fn unite_owners(cx: &Context, obj: &mut Value, admitted: bool) {
+    let Some(Value::Array(owners)) = obj.pointer_mut("/metadata/ownerReferences") else { return };
+    let mut seen: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut twice: Vec<String> = Vec::new();
+    owners.retain(|owner| {
+        let is_new = !seen.contains(owner);
+        if is_new {
+            seen.push(owner.clone());
+        } else {
+            twice.push(object::text(owner, &["uid"]).to_owned());
+        }
+        is_new
+    });
+    if twice.is_empty() {
+        return;
+    }
+    twice.sort();
+    twice.dedup();
+    let when = if admitted { " after mutating admission happens" } else { "" };
+    cx.warn(format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may \
+         reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        twice.join(", ")
+    ));
+}
+
 /// What the server alone writes into the metadata of a new object.
 fn begin_life(cx: &Context, obj: &mut Value) {
     let uid = cx.api.new_uid();
     let meta = object::meta(obj);
-    for key in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
-    {
+    for key in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         meta.remove(key);
+    }
+    // Zero, as every typed client has it, is none.
+    if meta.get("generation").and_then(Value::as_i64) == Some(0) {
+        meta.remove("generation");
     }
     meta.insert("uid".to_owned(), uid.into());
     meta.insert("creationTimestamp".to_owned(), object::now().into());
@@ -239,7 +305,11 @@ fn own_errors(cx: &Context, obj: &Value, old: Option<&Value>) -> field::ErrorLis
     let errors = structural::validate(obj, &cx.resource.schema(), &field::EMPTY);
     match &custom.rules {
         // Rules rely on types: they are asked of objects that are well formed.
-        Some(rules) if errors.is_empty() => rules.validate(&cx.resource, obj, old),
+        Some(rules) if errors.is_empty() => {
+            let verdict = rules.validate(obj, old);
+            verdict.warnings.into_iter().for_each(|warning| cx.warn(warning));
+            verdict.errors
+        }
         _ => errors,
     }
 }
@@ -251,7 +321,7 @@ fn refuse(cx: &Context, obj: &Value, errors: &[field::Error]) -> ApiResult<()> {
     Err(ApiError::invalid(&cx.resource, object::name(obj), errors))
 }
 
-fn track(cx: &Context, live: Option<&Value>, new: &mut Value, part: Part) {
+pub(crate) fn track(cx: &Context, live: Option<&Value>, new: &mut Value, part: Part) {
     let name = cx.field_manager();
     let time = object::now();
     let api_version = cx.resource.api_version();
@@ -265,7 +335,7 @@ fn track(cx: &Context, live: Option<&Value>, new: &mut Value, part: Part) {
 }
 
 /// The fields that a write of `part` never owns, because the server puts back what was there.
-fn reset_fields(cx: &Context, part: Part) -> Vec<&'static [&'static str]> {
+pub(crate) fn reset_fields(cx: &Context, part: Part) -> Vec<&'static [&'static str]> {
     match part {
         Part::Main if cx.resource.has("status") => vec![&["status"]],
         Part::Status => vec![&["spec"]],
@@ -294,156 +364,15 @@ impl Change {
 /// 400, 403, 404, 409, 413, 415, 422.
 pub async fn put(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<Body>> {
     cx.form()?;
-    let obj = decode::accept(cx, decode::parse(&cx.headers, &body)?)?;
-    let given = object::name(&obj);
-    if given != cx.info.name {
-        let url = &cx.info.name;
-        return Err(ApiError::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({url})"
-        )));
-    }
-    let mut obj = obj;
+    options::check_write(&cx.query, "UpdateOptions")?;
+    let mut obj = decode::object(cx, &body)?;
     take_namespace(cx, &mut obj)?;
+    check_name(cx, &obj)?;
     let exists = cx.api.store.get(&cx.resource.key(&cx.info.namespace, &cx.info.name)).is_some();
     if !exists && part == Part::Main && cx.resource.strategy.creates_on_update() {
         return create(cx, obj, true).await?.respond(cx, StatusCode::CREATED).await;
     }
     modify(cx, part, |_| Ok(Change::of(obj.clone()))).await?.respond(cx, StatusCode::OK).await
-}
-
-/// `PATCH` of an object or of its `part`, in any of the four encodings.
-///
-/// # Errors
-/// 400, 403, 404, 409, 413, 415, 422.
-pub async fn patch(cx: &Context, part: Part, body: Bytes) -> ApiResult<Response<Body>> {
-    cx.form()?;
-    let media = crate::negotiate::media_type(&cx.headers);
-    match media {
-        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-            return server_side_apply(cx, part, &body).await;
-        }
-        "application/json-patch+json" | "application/merge-patch+json" => {}
-        "application/strategic-merge-patch+json" if cx.resource.custom.is_none() => {}
-        _ => {
-            let mut accepted = vec!["application/json-patch+json", "application/merge-patch+json"];
-            if cx.resource.custom.is_none() {
-                accepted.push("application/strategic-merge-patch+json");
-            }
-            accepted.push("application/apply-patch+yaml");
-            return Err(ApiError::unsupported_media_type(&accepted.join(", ")));
-        }
-    }
-    let (document, _) = decode::parse_json(&body)?;
-    let schema = cx.resource.schema();
-    let change = |old: &Value| {
-        let mut obj = old.clone();
-        let result = match media {
-            "application/json-patch+json" => patch::json(&mut obj, &document),
-            "application/merge-patch+json" => {
-                patch::merge(&mut obj, &document);
-                Ok(())
-            }
-            _ => patch::strategic(&mut obj, &document, &schema),
-        };
-        result.map_err(|e| patch_error(&e))?;
-        let (name, version) = (object::name(&obj), object::text(&obj, &["apiVersion"]));
-        if name != cx.info.name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({name}) does not match the name on the URL ({})",
-                cx.info.name
-            )));
-        }
-        if version != cx.resource.api_version() {
-            return Err(ApiError::bad_request(format!(
-                "the API version in the data ({version}) does not match the expected API version ({})",
-                cx.resource.api_version()
-            )));
-        }
-        decode::tidy(cx, &mut obj, Vec::new())?;
-        Ok(Change::of(obj))
-    };
-    modify(cx, part, change).await?.respond(cx, StatusCode::OK).await
-}
-
-fn patch_error(error: &patch::PatchError) -> ApiError {
-    match error {
-        // Upstream says no more than this.
-        patch::PatchError::Unprocessable(_) => {
-            ApiError::invalid_text("the server rejected our request due to an error in our request")
-        }
-        patch::PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
-        _ => ApiError::too_large_text(error.to_string()),
-    }
-}
-
-async fn server_side_apply(cx: &Context, part: Part, body: &[u8]) -> ApiResult<Response<Body>> {
-    let manager = cx.query.get("fieldManager").unwrap_or("").to_owned();
-    if manager.is_empty() {
-        return Err(ApiError::invalid_text(
-            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-        ));
-    }
-    let force = cx.query.flag("force");
-    let (mut applied, duplicates) = decode::parse_yaml(body)?;
-    if !applied.is_object() {
-        return Err(ApiError::bad_request("error decoding YAML: the patch is not an object"));
-    }
-    if object::at(&applied, &["metadata", "managedFields"]).is_some() {
-        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
-    }
-    if object::name(&applied).is_empty() {
-        object::set(&mut applied, &["metadata", "name"], cx.info.name.as_str());
-    }
-    if cx.resource.namespaced {
-        take_namespace(cx, &mut applied)?;
-    }
-    apply::check(&applied, &cx.resource.schema()).map_err(|e| apply_error(&e))?;
-    let applied = decode::accept(cx, (applied, duplicates))?;
-    let api_version = cx.resource.api_version();
-    let time = object::now();
-    let owner = apply::Manager {
-        name: &manager,
-        api_version: &api_version,
-        subresource: subresource(part),
-        time: &time,
-    };
-    let schema = cx.resource.schema();
-    let reset = reset_fields(cx, part);
-    let merge = |live: Option<&Value>| {
-        apply::apply(live, &applied, &schema, &owner, force, &reset).map_err(|e| apply_error(&e))
-    };
-    let key = cx.resource.key(&cx.info.namespace, &cx.info.name);
-    for _ in 0..CONFLICT_RETRIES {
-        if cx.api.store.get(&key).is_none() {
-            if part != Part::Main {
-                return Err(ApiError::not_found(&cx.resource, &cx.info.name));
-            }
-            match create(cx, merge(None)?, false).await {
-                Err(error) if error.reason == "AlreadyExists" => continue,
-                other => return other?.respond(cx, StatusCode::CREATED).await,
-            }
-        }
-        let change = |old: &Value| Ok(Change { obj: merge(Some(old))?, tracks: false });
-        return modify(cx, part, change).await?.respond(cx, StatusCode::OK).await;
-    }
-    Err(ApiError::modified(&cx.resource, &cx.info.name))
-}
-
-fn apply_error(error: &ApplyError) -> ApiError {
-    match error {
-        ApplyError::Conflicts(conflicts) => {
-            let causes = conflicts
-                .iter()
-                .map(|c| Cause {
-                    reason: "FieldManagerConflict".to_owned(),
-                    message: c.message(),
-                    field: c.field.clone(),
-                })
-                .collect();
-            ApiError::apply_conflict(error.to_string(), causes)
-        }
-        other => ApiError::bad_request(other.to_string()),
-    }
 }
 
 /// Changes an object: reads it, lets `change` decide on a tree, and commits on the revision that was read.
@@ -484,7 +413,8 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
     let rv = object::text(new, &["metadata", "resourceVersion"]);
     let name = &cx.info.name;
     let uid = object::uid(new);
-    if !uid.is_empty() && uid != object::uid(old) {
+    // A patch that changes the uid breaks a rule instead.
+    if cx.info.verb == "update" && !uid.is_empty() && uid != object::uid(old) {
         return Err(ApiError::conflict(
             &cx.resource,
             name,
@@ -505,6 +435,8 @@ fn check_preconditions(cx: &Context, part: Part, new: &Value, old: &Value) -> Ap
             );
             return Err(ApiError::invalid(&cx.resource, name, &[error]));
         }
+    } else if rv.parse::<u64>().is_err() {
+        return Err(ApiError::unknown(options::number_fault("ParseUint", rv)));
     } else if rv != object::text(old, &["metadata", "resourceVersion"]) {
         return Err(ApiError::modified(&cx.resource, name));
     }
@@ -523,6 +455,7 @@ async fn modify_once(
     let resource = &cx.resource;
     let Change { mut obj, tracks } = changed;
     keep_identity(&mut obj, old);
+    unite_owners(cx, &mut obj, true);
     if part == Part::Main && resource.has("status") {
         keep(&mut obj, old, "status");
     }
@@ -540,6 +473,7 @@ async fn modify_once(
         track(cx, Some(old), &mut obj, part);
     }
     if admission::mutate(cx, Operation::Update, &mut obj, Some(old)).await? {
+        unite_owners(cx, &mut obj, true);
         fill_defaults(cx, &mut obj);
     }
     authz::check_escalation(cx, &obj, Some(old)).await?;
@@ -560,7 +494,7 @@ async fn modify_once(
     }
     admission::validate(cx, Operation::Update, Some(&obj), Some(old)).await?;
     let charge = quota::charge(cx, Operation::Update, &obj, Some(old));
-    if cx.dry_run()? {
+    if cx.dry_run() {
         quota::check(cx, charge.as_ref())?;
         return Ok(Some(Written::Computed(obj)));
     }
@@ -592,26 +526,30 @@ fn keep(obj: &mut Value, old: &Value, key: &str) {
     }
 }
 
-/// Metadata that no client may change.
+/// Metadata that no client may change. What it may not change without being told stays for validation to see.
 fn keep_identity(obj: &mut Value, old: &Value) {
-    const SERVERS_OWN: [&str; 6] = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-        "resourceVersion",
-    ];
+    const SERVERS_OWN: [&str; 3] = ["creationTimestamp", "generation", "resourceVersion"];
+    const KEPT_WHEN_ABSENT: [&str; 2] = ["uid", "deletionGracePeriodSeconds"];
     let empty = json!({});
     let before = old.get("metadata").unwrap_or(&empty);
+    let meta = object::meta(obj);
     for key in SERVERS_OWN {
-        let meta = object::meta(obj);
         match before.get(key) {
             Some(value) => meta.insert(key.to_owned(), value.clone()),
             None => meta.remove(key),
         };
     }
-    object::meta(obj).remove("selfLink");
+    for key in KEPT_WHEN_ABSENT {
+        if let Some(value) = before.get(key)
+            && meta.get(key).is_none_or(|given| given.is_null() || given == "")
+        {
+            meta.insert(key.to_owned(), value.clone());
+        }
+    }
+    if let Some(value) = before.get("deletionTimestamp") {
+        meta.insert("deletionTimestamp".to_owned(), value.clone());
+    }
+    meta.remove("selfLink");
 }
 
 /// A status write changes the status, and of the metadata what the kind allows.

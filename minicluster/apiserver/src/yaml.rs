@@ -1,5 +1,7 @@
 //! YAML bodies: the tree, and the keys that stood twice in one map, with their lines.
 
+pub(crate) mod emit;
+
 use std::{cell::RefCell, collections::BTreeSet, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};

@@ -4,6 +4,7 @@
 //! Rows change nothing that later rows rely on: writes are dry runs, or are refused. Expectations are upstream's.
 
 mod authentication;
+mod limited;
 mod nodes;
 mod rbac;
 mod reviews;
@@ -14,7 +15,7 @@ use world::{Row, World};
 #[tokio::test(start_paused = true)]
 async fn everybody_sees_what_upstream_would_allow() {
     let world = World::start().await;
-    let tables: [(&str, &[Row]); 12] = [
+    let tables: [(&str, &[Row]); 14] = [
         ("users in namespaces", rbac::NAMESPACES),
         ("users at the cluster scope", rbac::CLUSTER),
         ("paths", rbac::PATHS),
@@ -27,6 +28,8 @@ async fn everybody_sees_what_upstream_would_allow() {
         ("impersonation", authentication::IMPERSONATION),
         ("certificate requests", authentication::CERTIFICATES),
         ("reviews", reviews::REVIEWS),
+        ("a namespace under restricted", limited::STRICT),
+        ("full namespaces", limited::FULL),
     ];
     let mut count = 0;
     let mut wrong = Vec::new();

@@ -98,12 +98,7 @@ pub(crate) const NAMESPACES: &[Row] = &[
         403,
         "cannot list resource \"things\" in API group \"example.com\"",
     ),
-    (
-        "alice",
-        "GET /apis/example.com/v1/namespaces/dev/gadgets",
-        404,
-        "the server could not find the requested resource",
-    ),
+    ("alice", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "404 page not found"),
     // bob views dev, and has a role of its own in ops, beside a binding to a role that is not there.
     ("bob", "GET /api/v1/namespaces/dev/pods", 200, ""),
     ("bob", "GET /api/v1/namespaces/dev/pods/p1/log", 503, ""),
@@ -195,7 +190,7 @@ pub(crate) const NAMESPACES: &[Row] = &[
     // Masters.
     ("root", "GET /api/v1/secrets", 200, ""),
     ("root", "GET /api/v1/namespaces/none/pods", 200, ""),
-    ("root", "GET /apis/none.example.com/v1/things", 404, "could not find the requested resource"),
+    ("root", "GET /apis/none.example.com/v1/things", 404, "404 page not found"),
     ("root", "DELETE /api/v1/namespaces/dev/pods/p2?dryRun=All", 200, ""),
 ];
 
@@ -515,7 +510,7 @@ pub(crate) const ESCALATION: &[Row] = &[
 ];
 
 pub(crate) const AGGREGATED: &[Row] = &[
-    ("bob", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "could not find the requested resource"),
+    ("bob", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "404 page not found"),
     ("bob", "GET /apis/example.com/v1/namespaces/ops/gadgets", 403, "cannot list resource \"gadgets\""),
     (
         "bob",
@@ -523,25 +518,10 @@ pub(crate) const AGGREGATED: &[Row] = &[
         403,
         "cannot delete resource \"gadgets\"",
     ),
-    (
-        "bob",
-        "POST /apis/example.com/v1/namespaces/dev/gadgets {}",
-        404,
-        "could not find the requested resource",
-    ),
-    (
-        "alice",
-        "POST /apis/example.com/v1/namespaces/dev/gadgets {}",
-        404,
-        "could not find the requested resource",
-    ),
-    ("ruth", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "could not find the requested resource"),
-    (
-        "robot",
-        "GET /apis/example.com/v1/namespaces/dev/gadgets",
-        404,
-        "could not find the requested resource",
-    ),
+    ("bob", "POST /apis/example.com/v1/namespaces/dev/gadgets {}", 404, "404 page not found"),
+    ("alice", "POST /apis/example.com/v1/namespaces/dev/gadgets {}", 404, "404 page not found"),
+    ("ruth", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "404 page not found"),
+    ("robot", "GET /apis/example.com/v1/namespaces/dev/gadgets", 404, "404 page not found"),
     ("jane", "GET /apis/example.com/v1/namespaces/dev/gadgets", 403, "gadgets.example.com is forbidden"),
     ("gus", "GET /api/v1/namespaces/dev/configmaps", 200, ""),
     ("gus", "GET /apis/apps/v1/namespaces/dev/deployments", 200, ""),

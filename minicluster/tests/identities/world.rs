@@ -36,6 +36,7 @@ impl World {
         world.vouched("root", "root", &["system:masters"]);
         world.objects().await;
         world.roles().await;
+        world.limited().await;
         world.users();
         world.tokens().await;
         assert!(world.cluster.settle().await, "the aggregation of roles comes to an end");
@@ -62,7 +63,12 @@ impl World {
     async fn send(&self, who: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
         let somebody = self.people.get(who).unwrap_or_else(|| panic!("there is no {who}"));
         let method: Method = method.parse().unwrap();
-        let kind = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+        // Only who applies has to say by which name.
+        let kind = match method {
+            Method::PATCH if path.contains("fieldManager=") => "application/apply-patch+yaml",
+            Method::PATCH => "application/merge-patch+json",
+            _ => "application/json",
+        };
         let mut request = Request::builder().method(method).uri(path).header("content-type", kind);
         for (key, value) in &somebody.headers {
             request = request.header(key, value);
@@ -95,7 +101,8 @@ impl World {
         let told = if found < 300 {
             answer.to_string()
         } else {
-            answer["message"].as_str().unwrap_or("").to_owned()
+            // Where nobody answers for a path, that is all that is said.
+            answer["message"].as_str().or(answer.as_str()).unwrap_or("").to_owned()
         };
         let part = self.fill(part);
         if found == status && told.contains(&part) {
@@ -226,6 +233,50 @@ impl World {
                 "driver": "d", "nodeName": node, "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1}}});
             self.make("/apis/resource.k8s.io/v1/resourceslices", slice).await;
         }
+    }
+
+    /// Namespaces that limit what may be in them, and who works there.
+    async fn limited(&self) {
+        for name in ["strict", "full", "busy"] {
+            self.make("/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+            let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
+            self.make(&accounts, json!({"metadata": {"name": "robot"}})).await;
+            for (who, role, subject) in
+                [("sam", "edit", "u:sam"), ("bob", "view", "u:bob"), ("robot", "edit", "s:dev:robot")]
+            {
+                self.bind(name, who, "ClusterRole", role, subject).await;
+            }
+        }
+        let patch = json!([{"verbs": ["get", "patch"], "apiGroups": [""], "resources": ["configmaps"]}]);
+        self.role("full", "patcher", json!({}), patch).await;
+        self.bind("full", "patcher", "Role", "patcher", "u:patcher").await;
+        self.make("/api/v1/namespaces/full/configmaps", json!({"metadata": {"name": "one"}})).await;
+        let pods = "/api/v1/namespaces/strict/pods";
+        let container = json!({"name": "c", "image": "i"});
+        let spec = json!({"serviceAccountName": "robot", "containers": [container]});
+        self.make(pods, json!({"metadata": {"name": "bad"}, "spec": spec})).await;
+        let mut spec = spec;
+        spec["securityContext"] = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+        spec["containers"][0]["securityContext"] =
+            json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        self.make(pods, json!({"metadata": {"name": "fine"}, "spec": spec})).await;
+        let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+        let (status, answer) =
+            self.send("root", "PATCH", "/api/v1/namespaces/strict", &label.to_string()).await;
+        assert!(status == 200, "{answer}");
+        let counts = json!({"pods": "1", "count/configmaps": "1"});
+        self.quota("full", "q", &counts, &counts).await;
+        self.quota("busy", "cpu", &json!({"requests.cpu": "1"}), &json!({"requests.cpu": "500m"})).await;
+    }
+
+    /// A quota with what is used of it, as its controller would say.
+    async fn quota(&self, namespace: &str, name: &str, hard: &Value, used: &Value) {
+        let path = format!("/api/v1/namespaces/{namespace}/resourcequotas");
+        let mut quota = self.make(&path, json!({"metadata": {"name": name}, "spec": {"hard": hard}})).await;
+        quota["status"] = json!({"hard": hard, "used": used});
+        let (status, answer) =
+            self.send("root", "PUT", &format!("{path}/{name}/status"), &quota.to_string()).await;
+        assert!(status == 200, "{answer}");
     }
 
     async fn role(&self, namespace: &str, name: &str, labels: Value, rules: Value) {
@@ -360,9 +411,10 @@ impl World {
     }
 
     fn users(&mut self) {
-        for name in
-            ["alice", "bob", "carol", "ruth", "greta", "eve", "gus", "ivan", "nora", "ada", "rita", "jane"]
-        {
+        for name in [
+            "alice", "bob", "carol", "ruth", "greta", "eve", "gus", "ivan", "nora", "ada", "rita", "jane",
+            "sam", "patcher",
+        ] {
             self.vouched(name, name, &[]);
         }
         self.vouched("olga", "olga", &["ops"]);

@@ -66,7 +66,11 @@ pub fn request(bytes: &[u8]) {
             let body = tokio::time::timeout(Duration::from_secs(3600), answer.into_body().collect()).await;
             (code, body.ok().map(|body| body.expect("a body").to_bytes()))
         });
-        assert!(code < 500 || code == 504, "{shown}: {code} {body:?}");
+        // Upstream has 500, without a reason, for errors that its storage did not expect.
+        let status: Value =
+            body.as_deref().and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
+        let excused = code == 500 && status["kind"] == "Status" && status["reason"].is_null();
+        assert!(code < 500 || code == 504 || excused, "{shown}: {code} {body:?}");
         if let Some(body) = body.filter(|_| code >= 400) {
             let status: Value = serde_json::from_slice(&body).unwrap_or_default();
             assert_eq!(

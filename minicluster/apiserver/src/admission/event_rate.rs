@@ -103,7 +103,7 @@ impl EventRates {
         let limits = &cx.api.config.admission.event_rates;
         let is_event =
             matches!(cx.resource.group.as_ref(), "" | "events.k8s.io") && cx.resource.plural == "events";
-        if limits.is_empty() || !is_event || cx.dry_run()? {
+        if limits.is_empty() || !is_event || cx.dry_run() {
             return Ok(());
         }
         let mut buckets = self.0.lock();

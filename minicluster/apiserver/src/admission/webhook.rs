@@ -129,7 +129,7 @@ pub(super) fn is_exempt(resource: &Resource) -> bool {
 
 /// The request as expressions see it.
 pub(super) fn request(cx: &Context, event: &Event<'_>) -> Value {
-    review::request(cx, event, "", cx.dry_run().unwrap_or_default())["request"].take()
+    review::request(cx, event, "", cx.dry_run())["request"].take()
 }
 
 /// The hooks that a request concerns.
@@ -266,7 +266,7 @@ pub(super) async fn validate(
 
 /// Asks one hook. `None`: it did not answer, and does not have to.
 async fn ask(cx: &Context, hook: &Hook, event: &Event<'_>) -> ApiResult<Option<review::Answer>> {
-    let dry_run = cx.dry_run()?;
+    let dry_run = cx.dry_run();
     if dry_run && hook.has_side_effects {
         let why = format!("admission webhook \"{}\" does not support dry run", hook.name);
         return Err(ApiError::bad_request(why));

@@ -1,14 +1,18 @@
 //! Puts what the engine does not know into words that it does.
 //!
-//! A constructed object, `Object.spec{replicas: 3}`, becomes the map that it is; each loop counts its turns. Pure.
-//! Missing: macros with two variables, which the checker knows and the engine does not.
+//! A constructed object, `Object.spec{replicas: 3}`, becomes the map that it is; a macro with two variables becomes a
+//! loop over pairs ([`pairs`]); what selects a field looks it up, which fails where there are no fields; each loop counts
+//! what it runs. Pure.
 
 use kube_cel::cel::{
     IdedExpr,
     common::ast::{
-        CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, MapEntryExpr, MapExpr, StructExpr, operators,
+        CallExpr, EntryExpr, Expr, IdedEntryExpr, LiteralValue, MapEntryExpr, MapExpr, SelectExpr,
+        StructExpr, operators,
     },
 };
+
+use super::pairs;
 
 /// The function that counts.
 pub(super) const STEP: &str = "@step";
@@ -26,6 +30,11 @@ pub(super) fn rewrite(mut expression: IdedExpr) -> Result<IdedExpr, String> {
 }
 
 fn walk(at: &mut IdedExpr) -> Result<(), String> {
+    at.expr = match std::mem::take(&mut at.expr) {
+        Expr::Call(call) => pairs::expanded(at.id, call),
+        Expr::Select(select) => looked_up(at.id, select),
+        other => other,
+    };
     match &mut at.expr {
         Expr::Call(call) => {
             if let Some(target) = &mut call.target {
@@ -43,7 +52,7 @@ fn walk(at: &mut IdedExpr) -> Result<(), String> {
             ];
             parts.into_iter().try_for_each(walk)?;
             let condition = std::mem::take(&mut comprehension.loop_cond);
-            comprehension.loop_cond = counted(condition);
+            comprehension.loop_cond = counted(condition, weight(&comprehension.loop_step));
             Ok(())
         }
         Expr::List(list) => list.elements.iter_mut().try_for_each(walk),
@@ -68,13 +77,48 @@ fn walk_entry(entry: &mut IdedEntryExpr) -> Result<(), String> {
     }
 }
 
-fn counted(condition: IdedExpr) -> IdedExpr {
+fn call(id: u64, func_name: &str, args: Vec<IdedExpr>) -> IdedExpr {
+    IdedExpr { id, expr: Expr::Call(CallExpr { func_name: func_name.to_owned(), target: None, args }) }
+}
+
+/// The condition of a loop that runs so many parts in each turn.
+fn counted(condition: IdedExpr, parts: u64) -> IdedExpr {
     let id = condition.id;
-    let call = |func_name: &str, args| IdedExpr {
-        id,
-        expr: Expr::Call(CallExpr { func_name: func_name.to_owned(), target: None, args }),
+    let parts = i64::try_from(parts).unwrap_or(i64::MAX);
+    let parts = IdedExpr { id, expr: Expr::Literal(LiteralValue::Int(parts.into())) };
+    call(id, operators::LOGICAL_AND, vec![call(id, STEP, vec![parts]), condition])
+}
+
+/// A field as the entry of that name: the engine takes what has no fields for `false`, and upstream for a fault.
+fn looked_up(id: u64, select: SelectExpr) -> Expr {
+    let name = IdedExpr { id, expr: Expr::Literal(LiteralValue::String(select.field.as_str().into())) };
+    let call = match select.test {
+        true => call(id, operators::IN, vec![name, *select.operand]),
+        false => call(id, operators::INDEX, vec![*select.operand, name]),
     };
-    call(operators::LOGICAL_AND, vec![call(STEP, Vec::new()), condition])
+    call.expr
+}
+
+/// How many parts an expression has; what a loop runs counts once.
+pub(super) fn weight(at: &IdedExpr) -> u64 {
+    let all = |parts: &[IdedExpr]| parts.iter().map(weight).sum::<u64>();
+    let entry = |entry: &IdedEntryExpr| match &entry.expr {
+        EntryExpr::MapEntry(entry) => weight(&entry.key) + weight(&entry.value),
+        EntryExpr::StructField(field) => weight(&field.value),
+    };
+    1 + match &at.expr {
+        Expr::Call(call) => call.target.as_deref().map_or(0, weight) + all(&call.args),
+        Expr::Comprehension(inner) => {
+            let parts =
+                [&inner.iter_range, &inner.accu_init, &inner.loop_cond, &inner.loop_step, &inner.result];
+            parts.into_iter().map(weight).sum()
+        }
+        Expr::List(list) => all(&list.elements),
+        Expr::Map(map) => map.entries.iter().map(entry).sum(),
+        Expr::Select(select) => weight(&select.operand),
+        Expr::Struct(object) => object.entries.iter().map(entry).sum(),
+        Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => 0,
+    }
 }
 
 /// The map that a constructed object is, if its type fits its place.

@@ -248,7 +248,7 @@ impl Derived {
         let shown = Arc::new(Shown {
             version: resource.version.to_string(),
             fingerprint: fingerprint(resource).to_owned(),
-            bytes: serde_json::to_vec(obj).expect("JSON into memory").into(),
+            bytes: object::shown(obj).into(),
             attributes: OnceLock::new(),
         });
         let mut all = self.shown.lock();
@@ -351,5 +351,5 @@ pub(crate) fn shown_at(resource: &Resource, entry: &Entry, revision: Revision) -
     }
     let mut obj: Value = serde_json::from_slice(&shown(resource, entry)).expect("made of JSON");
     object::set(&mut obj, &["metadata", "resourceVersion"], revision.to_string());
-    serde_json::to_vec(&obj).expect("JSON into memory").into()
+    object::shown(&obj).into()
 }

@@ -162,6 +162,7 @@ fn instances(api: &Arc<Api>, crd: &Value) -> Option<Context> {
         resource,
         warnings: Mutex::default(),
         annotations: Mutex::default(),
+        dry_run: std::sync::OnceLock::new(),
     })
 }
 

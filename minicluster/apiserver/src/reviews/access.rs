@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 use windlass_crd::{
     field::{self, Error, ErrorList, Path},
+    protobuf,
     selector::{FieldRequirement, FieldSelector, LabelSelector, Operator, Requirement},
 };
 
@@ -52,7 +53,7 @@ pub(super) async fn of_subject_here(cx: &Context, review: &mut Value) -> ApiResu
     }
     if let Some(attributes) = object::at(review, &["spec", "nonResourceAttributes"]) {
         let path = field::root("spec.nonResourceAttributes");
-        errors.push(Error::invalid(path, attributes.clone(), "disallowed on this kind of request"));
+        errors.push(Error::invalid(path, as_in_go(attributes), "disallowed on this kind of request"));
     }
     refuse(&errors)?;
     if namespace != cx.info.namespace {
@@ -84,6 +85,7 @@ pub(super) fn rules(cx: &Context, review: &mut Value) -> ApiResult<()> {
     if let Some(errors) = aggregate(answer.errors) {
         status["evaluationError"] = errors.into();
     }
+    object::set(review, &["metadata"], json!({}));
     object::set(review, &["status"], status);
     object::set(review, &["spec"], json!({}));
     Ok(())
@@ -109,7 +111,8 @@ fn metadata_errors(review: &Value, may_have_namespace: bool) -> ErrorList {
         return ErrorList::new();
     }
     let why = if may_have_namespace { "must be empty except for namespace" } else { "must be empty" };
-    vec![Error::invalid(field::root("metadata"), Value::Object(metadata.clone()), why)]
+    let shown = protobuf::field_in_order("v1", "Pod", "metadata", &Value::Object(metadata.clone()));
+    vec![Error::invalid_shown(field::root("metadata"), &shown, why)]
 }
 
 fn subject_errors(review: &Value) -> ErrorList {
@@ -128,7 +131,7 @@ fn attributes_errors(review: &Value) -> ErrorList {
     match (attributes("resourceAttributes"), attributes("nonResourceAttributes")) {
         (Some(_), Some(other)) => {
             let why = "cannot be specified in combination with resourceAttributes";
-            errors.push(Error::invalid(spec.child("nonResourceAttributes"), other.clone(), why));
+            errors.push(Error::invalid(spec.child("nonResourceAttributes"), as_in_go(other), why));
         }
         (None, None) => {
             let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
@@ -143,6 +146,12 @@ fn attributes_errors(review: &Value) -> ErrorList {
         }
     }
     errors
+}
+
+/// Attributes of a path as upstream shows them, whose structures have other names inside than outside.
+fn as_in_go(attributes: &Value) -> Value {
+    let text = |field: &str| object::text(attributes, &[field]);
+    json!({ "Path": text("path"), "Verb": text("verb") })
 }
 
 fn selector_errors(selector: &Value, path: &Path, errors: &mut ErrorList) {
