@@ -289,11 +289,7 @@ impl ApiError {
             "" => kind.to_owned(),
             group => format!("{kind}.{group}"),
         };
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let list = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
+        let list = field::aggregate(errors);
         let causes = errors
             .iter()
             .map(|e| {
