@@ -170,6 +170,8 @@ pub struct Error {
     pub value: Option<Value>,
     /// What would be right; may be empty.
     pub detail: String,
+    /// How the message shows the value, where it is not as the value is written.
+    pub shown: Option<String>,
 }
 
 /// What is wrong with an object; empty means valid.
@@ -188,7 +190,7 @@ pub struct Cause {
 
 impl Error {
     fn new(kind: Kind, path: impl Borrow<Path>, value: Option<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, path: path.borrow().to_string(), value, detail: detail.into() }
+        Self { kind, path: path.borrow().to_string(), value, detail: detail.into(), shown: None }
     }
 
     /// A value that is referred to does not exist.
@@ -262,13 +264,22 @@ impl Error {
         Self::new(Kind::Internal, path, None, detail)
     }
 
+    /// The same error, with another text for the value in its message.
+    #[must_use]
+    pub fn showing(self, text: String) -> Self {
+        Self { shown: Some(text), ..self }
+    }
+
     /// The message without the path.
     #[must_use]
     pub fn body(&self) -> String {
         let mut out = self.kind.text().to_owned();
         if let Some(value) = self.value.as_ref().filter(|_| self.kind.shows_value()) {
             out.push_str(": ");
-            out.push_str(&show(value));
+            match &self.shown {
+                Some(text) => out.push_str(text),
+                None => out.push_str(&show(value)),
+            }
         }
         if !self.detail.is_empty() {
             out.push_str(": ");
@@ -315,7 +326,7 @@ fn show(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::String(text) => quote(text),
-        other => other.to_string(),
+        other => json(other),
     }
 }
 
@@ -332,6 +343,26 @@ pub fn go_value(value: &Value) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// A value as Go's encoder writes it: safe to stand in a page.
+#[must_use]
+pub fn json(value: &Value) -> String {
+    let text = value.to_string();
+    if !text.contains(['<', '>', '&', '\u{2028}', '\u{2029}']) {
+        return text;
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A string in Go's `%q` form.

@@ -32,6 +32,7 @@
 //! # Ok::<(), apply::ApplyError>(())
 //! ```
 
+pub mod address;
 pub mod apply;
 pub mod cel;
 pub mod conversion;

@@ -401,15 +401,34 @@ pub fn percent(value: &str) -> Result<(), String> {
     ))
 }
 
-/// An IP address in its canonical form.
+/// An IP address.
 ///
 /// # Errors
 /// Upstream's text of what is wrong.
 pub fn ip(value: &str) -> Result<(), String> {
-    value
-        .parse::<std::net::IpAddr>()
-        .map(|_| ())
-        .map_err(|_| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())
+    joined(&crate::address::ip_faults(value))
+}
+
+/// Faults of a DNS name as resolvers are given them, underscores and all.
+#[must_use]
+pub fn dns_name_with_underscores_faults(value: &str) -> Faults {
+    let mut faults = Faults::new();
+    if value.len() > SUBDOMAIN_MAX {
+        faults.push(max_len_error(SUBDOMAIN_MAX));
+    }
+    let label = |label: &str| {
+        let inner = label.strip_prefix('_').unwrap_or(label);
+        shaped(inner, lower_alnum, |b| lower_alnum(b) || matches!(b, b'-' | b'_'), lower_alnum)
+    };
+    if !value.split('.').all(label) {
+        faults.push(regex_error(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and \
+             must start and end with an alphanumeric character",
+            "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        ));
+    }
+    faults
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn to_v1(obj: &mut Value) {
     }
 }
 
-fn to_v2(obj: &mut Value) {
+pub(crate) fn to_v2(obj: &mut Value) {
     let mut take = |annotation: &str| {
         let text = object::remove(obj, &["metadata", "annotations", annotation])?;
         serde_json::from_str::<Value>(text.as_str()?).ok()

@@ -164,7 +164,7 @@ impl Services {
         old: Option<&Value>,
         taken: &mut Reservation,
     ) -> Result<(), Error> {
-        let path = field::root("spec").child("clusterIPs").index(0);
+        let path = field::root("spec").child("clusterIPs");
         let asked = match object::text(obj, &["spec", "clusterIP"]) {
             "" => object::list(obj, &["spec", "clusterIPs"]).first().and_then(Value::as_str).unwrap_or(""),
             ip => ip,
@@ -180,15 +180,14 @@ impl Services {
             } else {
                 let ip: Ipv4Addr = asked.parse().map_err(|_| {
                     Error::invalid(
-                        &path,
+                        path.index(0),
                         asked.as_str(),
                         "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
                     )
                 })?;
                 if !self.cidr.contains(&ip) {
                     let why = format!(
-                        "failed to allocate IP {ip}: the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}",
-                        self.cidr
+                        "failed to allocate IP {ip}: the provided network does not match the current range"
                     );
                     return Err(Error::invalid(&path, json!([ip.to_string()]), why));
                 }

@@ -3,18 +3,15 @@
 //!
 //! Source: `pkg/apis/apps/v1/defaults.go`, `pkg/apis/apps/validation/validation.go`.
 
+pub(super) mod checks;
+
 use serde_json::{Value, json};
 use windlass_crd::{
-    field::{self, Error, ErrorList, Path},
-    int_or_string::IntOrString,
+    field::{self, Error, ErrorList},
     name,
-    selector::{LabelSelector, validate_label_selector},
 };
 
-use super::{
-    Column, Part, Strategy, columns, pod_defaults,
-    pod_spec::{self, not_negative},
-};
+use super::{Column, Part, Strategy, columns, internal, pod_defaults, pod_spec::not_negative};
 use crate::object;
 
 /// Deployment.
@@ -37,109 +34,12 @@ pub(super) fn default_template(obj: &mut Value) {
     }
 }
 
-/// Checks selector and template of a workload whose pods restart always.
-fn validate_template(obj: &Value, kind: &str, errors: &mut ErrorList) {
-    let path = field::root("spec");
-    let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let template = path.child("template");
-    match object::at(spec, &["selector"]) {
-        None => {
-            errors.push(Error::required(path.child("selector"), ""));
-        }
-        Some(selector) => {
-            errors.extend(validate_label_selector(selector, &path.child("selector")));
-            let parsed = LabelSelector::from_json(Some(selector)).unwrap_or_default();
-            if parsed.is_empty() {
-                let detail = format!("empty selector is invalid for {kind}");
-                errors.push(Error::invalid(path.child("selector"), selector.clone(), detail));
-            } else {
-                matches_template(spec, &parsed, &template, errors);
-            }
-        }
-    }
-    validate_labels(spec, &template, errors);
-    let pod = object::at(spec, &["template", "spec"]).unwrap_or(&Value::Null);
-    errors.extend(pod_spec::validate(pod, &template.child("spec")));
-    let restart = object::text(pod, &["restartPolicy"]);
-    if matches!(restart, "OnFailure" | "Never") {
-        errors.push(Error::not_supported(
-            template.child("spec").child("restartPolicy"),
-            restart,
-            &["Always"],
-        ));
-    }
-    if object::at(pod, &["activeDeadlineSeconds"]).is_some() {
-        let detail = format!("activeDeadlineSeconds in {} is not Supported", capital(kind));
-        errors.push(Error::forbidden(template.child("spec").child("activeDeadlineSeconds"), detail));
-    }
-}
-
-fn capital(kind: &str) -> &str {
-    match kind {
-        "deployment" | "replicaset" => "ReplicaSet",
-        "statefulset" => "StatefulSet",
-        "daemonset" => "DaemonSet",
-        other => other,
-    }
-}
-
-fn matches_template(spec: &Value, selector: &LabelSelector, path: &Path, errors: &mut ErrorList) {
-    let labels = object::at(spec, &["template", "metadata", "labels"]);
-    if !selector.matches_value(labels) {
-        let given = labels.cloned().unwrap_or_else(|| json!({}));
-        let detail = "`selector` does not match template `labels`";
-        errors.push(Error::invalid(path.child("metadata").child("labels"), given, detail));
-    }
-}
-
-/// Checks the labels of a pod template.
-pub(super) fn validate_labels(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let labels = object::at(spec, &["template", "metadata", "labels"]).and_then(Value::as_object);
-    for (key, value) in labels.into_iter().flatten() {
-        let at = path.child("labels");
-        errors.extend(
-            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)),
-        );
-        let value = value.as_str().unwrap_or_default();
-        errors.extend(name::label_value_faults(value).into_iter().map(|why| Error::invalid(&at, value, why)));
-    }
-}
-
 /// A field that may not change once it is set.
 pub(super) fn immutable(obj: &Value, old: &Value, way: &[&'static str], errors: &mut ErrorList) {
     let (new, old) = (object::at(obj, way), object::at(old, way));
     if new != old {
         let path = way.iter().fold(field::EMPTY, |path, name| path.child(*name));
         errors.push(Error::invalid(path, new.cloned().unwrap_or_default(), "field is immutable"));
-    }
-}
-
-/// A number of pods, or a percentage of them.
-pub(super) fn count_or_percent(value: Option<&Value>, path: &Path, errors: &mut ErrorList) -> Option<i64> {
-    let value = value.filter(|value| !value.is_null())?;
-    match IntOrString::from_json(value) {
-        Some(IntOrString::Int(number)) => {
-            if number < 0 {
-                errors.push(Error::invalid(path, number, "must be greater than or equal to 0"));
-            }
-            Some(i64::from(number))
-        }
-        Some(IntOrString::String(text)) => match name::percent(&text) {
-            Ok(()) => text.trim_end_matches('%').parse().ok(),
-            Err(why) => {
-                errors.push(Error::invalid(path, text, why));
-                None
-            }
-        },
-        None => None,
-    }
-}
-
-fn is_hundred_at_most(value: Option<&Value>, path: &Path, errors: &mut ErrorList) {
-    let percent = value.and_then(IntOrString::from_json).and_then(|value| value.percent());
-    if percent.is_some_and(|percent| percent > 100) {
-        let given = value.cloned().unwrap_or_default();
-        errors.push(Error::invalid(path, given, "must not be greater than 100%"));
     }
 }
 
@@ -157,31 +57,19 @@ impl Strategy for Deployment {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        not_negative(spec, "replicas", &path, &mut errors);
-        validate_template(obj, "deployment", &mut errors);
-        validate_strategy(spec, &path.child("strategy"), &mut errors);
-        for field in ["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"] {
-            not_negative(spec, field, &path, &mut errors);
-        }
-        let deadline = object::number(spec, &["progressDeadlineSeconds"]);
-        let ready = object::number(spec, &["minReadySeconds"]).unwrap_or(0);
-        if let Some(deadline) = deadline.filter(|deadline| *deadline <= ready) {
-            let detail = "must be greater than minReadySeconds";
-            errors.push(Error::invalid(path.child("progressDeadlineSeconds"), deadline, detail));
-        }
-        errors
+        checks::deployment(obj)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => {
+                let mut errors = self.validate(obj);
+                selector_stays(obj, old, &mut errors);
+                errors
+            }
+            Part::Status => checks::status(&checks::DEPLOYMENT_COUNTS, obj, old),
+            _ => ErrorList::new(),
         }
-        let mut errors = self.validate(obj);
-        immutable(obj, old, &["spec", "selector"], &mut errors);
-        errors
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -196,45 +84,22 @@ impl Strategy for Deployment {
     }
 }
 
+/// The selector of a workload stays as it was created.
+fn selector_stays(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let selector = object::at(obj, &["spec", "selector"]).unwrap_or(&Value::Null);
+    if selector != object::at(old, &["spec", "selector"]).unwrap_or(&Value::Null) {
+        let at = field::root("spec").child("selector");
+        errors.push(internal::invalid(&at, "*LabelSelector", selector, "field is immutable"));
+    }
+}
+
+/// Where DaemonSets count the changes of their template: a field once, an annotation today.
+const TEMPLATE_GENERATION: [&str; 3] =
+    ["metadata", "annotations", "deprecated.daemonset.template.generation"];
+
 fn ready_of(obj: &Value, ready: &[&str]) -> String {
     let wanted = object::number(obj, &["spec", "replicas"]).unwrap_or(0);
     format!("{}/{wanted}", object::number(obj, ready).unwrap_or(0))
-}
-
-fn validate_strategy(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let kind = object::text(spec, &["strategy", "type"]);
-    let rolling = object::at(spec, &["strategy", "rollingUpdate"]);
-    match kind {
-        "Recreate" if rolling.is_some() => {
-            let detail = "may not be specified when strategy `type` is 'Recreate'";
-            errors.push(Error::forbidden(path.child("rollingUpdate"), detail));
-        }
-        "Recreate" => {}
-        "RollingUpdate" => {
-            let Some(rolling) = rolling else {
-                errors.push(Error::required(
-                    path.child("rollingUpdate"),
-                    "this should be defaulted and never be nil",
-                ));
-                return;
-            };
-            let at = path.child("rollingUpdate");
-            let (surge, unavailable) = (rolling.get("maxSurge"), rolling.get("maxUnavailable"));
-            let down = count_or_percent(unavailable, &at.child("maxUnavailable"), errors);
-            let up = count_or_percent(surge, &at.child("maxSurge"), errors);
-            if down == Some(0) && up == Some(0) {
-                let given = unavailable.cloned().unwrap_or_default();
-                errors.push(Error::invalid(
-                    at.child("maxUnavailable"),
-                    given,
-                    "may not be 0 when `maxSurge` is 0",
-                ));
-            }
-            is_hundred_at_most(unavailable, &at.child("maxUnavailable"), errors);
-        }
-        "" => errors.push(Error::required(path.child("type"), "")),
-        other => errors.push(Error::not_supported(path.child("type"), other, &["Recreate", "RollingUpdate"])),
-    }
 }
 
 impl Strategy for ReplicaSet {
@@ -247,22 +112,19 @@ impl Strategy for ReplicaSet {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        not_negative(spec, "replicas", &path, &mut errors);
-        not_negative(spec, "minReadySeconds", &path, &mut errors);
-        validate_template(obj, "replicaset", &mut errors);
-        errors
+        checks::replica_set(obj)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => {
+                let mut errors = self.validate(obj);
+                selector_stays(obj, old, &mut errors);
+                errors
+            }
+            Part::Status => checks::status(&checks::REPLICA_COUNTS, obj, old),
+            _ => ErrorList::new(),
         }
-        let mut errors = self.validate(obj);
-        immutable(obj, old, &["spec", "selector"], &mut errors);
-        errors
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -304,22 +166,15 @@ impl Strategy for ReplicationController {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        not_negative(spec, "replicas", &path, &mut errors);
-        not_negative(spec, "minReadySeconds", &path, &mut errors);
-        let selector = LabelSelector::from_map_value(object::at(spec, &["selector"]));
-        let template = path.child("template");
-        if selector.is_nothing() || selector.is_empty() {
-            errors.push(Error::required(path.child("selector"), ""));
-        } else {
-            matches_template(spec, &selector, &template, &mut errors);
+        checks::replication_controller(obj)
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        match part {
+            Part::Main => self.validate(obj),
+            Part::Status => checks::status(&checks::REPLICA_COUNTS, obj, old),
+            _ => ErrorList::new(),
         }
-        validate_labels(spec, &template, &mut errors);
-        let pod = object::at(spec, &["template", "spec"]).unwrap_or(&Value::Null);
-        errors.extend(pod_spec::validate(pod, &template.child("spec")));
-        errors
     }
 
     fn default_propagation(&self) -> &'static str {
@@ -355,30 +210,7 @@ impl Strategy for StatefulSet {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        pod_spec::one_of(spec, "podManagementPolicy", &["OrderedReady", "Parallel"], &path, &mut errors);
-        let strategy = spec.get("updateStrategy").unwrap_or(&Value::Null);
-        let at = path.child("updateStrategy");
-        match object::text(strategy, &["type"]) {
-            "" => errors.push(Error::required(&at, "")),
-            "OnDelete" if object::at(strategy, &["rollingUpdate"]).is_some() => {
-                let given = strategy["rollingUpdate"].clone();
-                let detail = "only allowed for updateStrategy 'RollingUpdate'";
-                errors.push(Error::invalid(at.child("rollingUpdate"), given, detail));
-            }
-            "OnDelete" | "RollingUpdate" => {}
-            other => {
-                let detail = "must be 'RollingUpdate' or 'OnDelete'";
-                errors.push(Error::invalid(&at, json!({"type": other}), detail));
-            }
-        }
-        for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
-            not_negative(spec, field, &path, &mut errors);
-        }
-        validate_template(obj, "statefulset", &mut errors);
-        errors
+        checks::stateful_set(obj, false)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
@@ -391,10 +223,12 @@ impl Strategy for StatefulSet {
             "persistentVolumeClaimRetentionPolicy",
             "minReadySeconds",
         ];
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => {}
+            Part::Status => return checks::status(&checks::STATEFUL_COUNTS, obj, old),
+            _ => return ErrorList::new(),
         }
-        let mut errors = self.validate(obj);
+        let mut errors = checks::stateful_set(obj, true);
         let fixed = |obj: &Value| {
             let mut spec = obj.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
             spec.retain(|field, _| !FREE.contains(&field.as_str()));
@@ -410,7 +244,7 @@ impl Strategy for StatefulSet {
     }
 
     fn check_name(&self, name: &str) -> Result<(), String> {
-        name::dns1123_subdomain(name)
+        name::dns1123_label(name)
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -430,40 +264,38 @@ impl Strategy for DaemonSet {
             let one = json!({"maxSurge": 0, "maxUnavailable": 1});
             object::set(obj, &["spec", "updateStrategy", "rollingUpdate"], one);
         }
+        if object::text(obj, &TEMPLATE_GENERATION).is_empty() {
+            object::set(obj, &TEMPLATE_GENERATION, "0");
+        }
+    }
+
+    fn prepare_update(&self, part: Part, obj: &mut Value, old: &Value) {
+        let before: i64 = object::text(old, &TEMPLATE_GENERATION).parse().unwrap_or(0);
+        let changed = part == Part::Main && obj.pointer("/spec/template") != old.pointer("/spec/template");
+        object::set(obj, &TEMPLATE_GENERATION, (before + i64::from(changed)).to_string());
     }
 
     fn prepare_create(&self, obj: &mut Value) {
         let zero = json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0});
         object::set(obj, &["status"], zero);
+        object::set(obj, &TEMPLATE_GENERATION, "1");
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        validate_template(obj, "daemonset", &mut errors);
-        not_negative(spec, "minReadySeconds", &path, &mut errors);
-        not_negative(spec, "revisionHistoryLimit", &path, &mut errors);
-        let at = path.child("updateStrategy");
-        let kind = object::text(spec, &["updateStrategy", "type"]);
-        if !matches!(kind, "OnDelete" | "RollingUpdate") {
-            errors.push(Error::not_supported(at.child("type"), kind, &["OnDelete", "RollingUpdate"]));
-        }
-        let rolling = object::at(spec, &["updateStrategy", "rollingUpdate"]);
-        for field in ["maxUnavailable", "maxSurge"] {
-            let value = rolling.and_then(|rolling| rolling.get(field));
-            count_or_percent(value, &at.child("rollingUpdate").child(field), &mut errors);
-        }
-        errors
+        checks::daemon_set(obj)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => {
+                let mut errors = ErrorList::new();
+                selector_stays(obj, old, &mut errors);
+                errors.extend(self.validate(obj));
+                errors
+            }
+            Part::Status => checks::status(&checks::DAEMON_COUNTS, obj, old),
+            _ => ErrorList::new(),
         }
-        let mut errors = self.validate(obj);
-        immutable(obj, old, &["spec", "selector"], &mut errors);
-        errors
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -487,8 +319,12 @@ impl Strategy for ControllerRevision {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
         not_negative(obj, "revision", &field::EMPTY, &mut errors);
-        if object::at(obj, &["data"]).is_none() {
-            errors.push(Error::required(field::root("data"), "data is mandatory"));
+        match object::at(obj, &["data"]) {
+            None => errors.push(Error::required(field::root("data"), "data is mandatory")),
+            Some(Value::Object(_)) => {}
+            Some(_) => {
+                errors.push(Error::required(field::root("data"), "data must be a valid JSON object"));
+            }
         }
         errors
     }
@@ -531,7 +367,8 @@ mod tests {
         json!({"spec": {"replicas": 1, "progressDeadlineSeconds": 600, "selector": {"matchLabels": {"a": "b"}},
             "strategy": {"type": "RollingUpdate"},
             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Always",
-                "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always"}]}}}})
+                "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "image": "i",
+                "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}}})
     }
 
     fn faults(strategy: &dyn Strategy, obj: &Value) -> String {
@@ -567,11 +404,15 @@ mod tests {
         .assert_eq(&faults(&Deployment, &obj));
         let mut obj = deployment();
         obj["spec"].as_object_mut().unwrap().remove("selector");
-        assert_eq!(faults(&ReplicaSet, &obj), "spec.selector: Required value\n");
+        let text = faults(&ReplicaSet, &obj);
+        assert!(
+            text.starts_with("spec.selector: Required value\nspec.template.metadata.labels: Invalid value"),
+            "{text}"
+        );
         obj["spec"]["selector"] = json!({});
         assert_eq!(
             faults(&ReplicaSet, &obj),
-            "spec.selector: Invalid value: {}: empty selector is invalid for replicaset\n"
+            "spec.selector: Invalid value: {}: empty selector is invalid for deployment\n"
         );
     }
 

@@ -2,9 +2,11 @@
 //!
 //! Source: `pkg/apis/autoscaling/v2/defaults.go`, `printHorizontalPodAutoscaler`.
 
+mod checks;
+
 use serde_json::{Value, json};
 
-use super::{checks, columns, listed::Listed};
+use super::{columns, listed::Listed};
 use crate::object;
 
 /// HorizontalPodAutoscaler, v1 and v2.
@@ -41,7 +43,16 @@ pub(crate) const AUTOSCALER: Listed = Listed::new(|| {
         object::set(obj, &CPU, 80);
     }
 })
-.checks(checks::autoscaler);
+.checks(|obj| checks::validate(&as_v2(obj), None))
+.changes(|obj, old| checks::validate(&as_v2(obj), Some(&as_v2(old))))
+.status(checks::status);
+
+/// Both versions are checked in the form of the newer one.
+fn as_v2(obj: &Value) -> Value {
+    let mut obj = obj.clone();
+    crate::autoscaling::to_v2(&mut obj);
+    obj
+}
 
 fn metric_targets(obj: &Value) -> String {
     let metrics = object::list(obj, &["spec", "metrics"]);

@@ -2,18 +2,14 @@
 //!
 //! Source: `pkg/apis/batch/v1/defaults.go`, `pkg/registry/batch/job/strategy.go`, `pkg/apis/batch/validation`.
 
-use serde_json::{Value, json};
-use windlass_crd::{
-    field::{self, Error, ErrorList, Path},
-    name,
-};
+mod checks;
+mod status;
 
-use super::{
-    Column, Part, Strategy,
-    apps::{default_template, immutable},
-    columns, pod_defaults,
-    pod_spec::{self, not_negative, one_of},
-};
+use serde_json::{Value, json};
+use windlass_crd::{field::ErrorList, name};
+
+pub(super) use self::checks::domain_prefixed_path;
+use super::{Column, Part, Strategy, apps::default_template, columns, pod_defaults};
 use crate::{object, table};
 
 /// Job.
@@ -23,7 +19,7 @@ pub(crate) struct CronJob;
 
 const INDEXED: &str = "Indexed";
 
-/// Completes the spec of a Job, its own or a CronJob's.
+/// Completes the spec of a Job; the template of one is left as it is.
 fn default_spec(spec: &mut Value) {
     let absent = |spec: &Value, field: &str| object::at(spec, &[field]).is_none();
     if absent(spec, "completions") && absent(spec, "parallelism") {
@@ -39,6 +35,12 @@ fn default_spec(spec: &mut Value) {
     }
     if absent(spec, "manualSelector") {
         object::set(spec, &["manualSelector"], false);
+    }
+    if absent(spec, "completionMode") {
+        object::set(spec, &["completionMode"], "NonIndexed");
+    }
+    if absent(spec, "suspend") {
+        object::set(spec, &["suspend"], false);
     }
     if absent(spec, "podReplacementPolicy") {
         let policy = object::at(spec, &["podFailurePolicy"]).is_some();
@@ -69,33 +71,15 @@ impl Strategy for Job {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        if object::at(spec, &["selector"]).is_none() {
-            errors.push(Error::required(path.child("selector"), ""));
-        }
-        validate_spec(spec, &path, &mut errors);
-        errors
+        checks::job(obj)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => checks::job_update(obj, old),
+            Part::Status => status::job_status(obj, old),
+            _ => ErrorList::new(),
         }
-        let mut errors = self.validate(obj);
-        if object::text(old, &["spec", "completionMode"]) != INDEXED {
-            immutable(obj, old, &["spec", "completions"], &mut errors);
-        }
-        for field in ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"] {
-            immutable(obj, old, &["spec", field], &mut errors);
-        }
-        let suspended = object::at(old, &["spec", "suspend"]) == Some(&Value::Bool(true));
-        let never_started = object::at(old, &["status", "startTime"]).is_none();
-        if !(suspended && never_started) {
-            immutable(obj, old, &["spec", "template"], &mut errors);
-        }
-        errors
     }
 
     fn default_propagation(&self) -> &'static str {
@@ -128,40 +112,17 @@ fn generate_selector(obj: &mut Value) {
         ("batch.kubernetes.io/job-name", &name),
     ];
     for (key, value) in labels {
-        object::set(obj, &["spec", "template", "metadata", "labels", key], value.as_str());
+        set_if_absent(obj, &["spec", "template", "metadata", "labels", key], value);
     }
-    object::set(obj, &["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"], uid);
+    let selector = ["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"];
+    set_if_absent(obj, &selector, &uid);
 }
 
-fn validate_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    for field in [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
-    ] {
-        not_negative(spec, field, path, errors);
+/// What a client chose stays, and is refused where it is not what was to be chosen.
+fn set_if_absent(obj: &mut Value, path: &[&str], value: &str) {
+    if object::at(obj, path).is_none() {
+        object::set(obj, path, value);
     }
-    one_of(spec, "completionMode", &[INDEXED, "NonIndexed"], path, errors);
-    if object::text(spec, &["completionMode"]) == INDEXED && object::number(spec, &["completions"]).is_none()
-    {
-        let detail = "when completion mode is Indexed";
-        errors.push(Error::required(path.child("completions"), detail));
-    }
-    let pod = object::at(spec, &["template", "spec"]).unwrap_or(&Value::Null);
-    let at = path.child("template").child("spec");
-    let mut template = pod_spec::validate(pod, &at);
-    let restart = object::text(pod, &["restartPolicy"]);
-    if matches!(restart, "" | "Always") {
-        let wrong = at.child("restartPolicy");
-        let shown = wrong.to_string();
-        template.retain(|error| error.path != shown);
-        template.push(Error::required(&wrong, "valid values: \"OnFailure\", \"Never\""));
-    }
-    errors.extend(template);
 }
 
 fn condition<'v>(obj: &'v Value, kind: &str) -> Option<&'v Value> {
@@ -224,31 +185,11 @@ impl Strategy for CronJob {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let path = field::root("spec");
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = ErrorList::new();
-        let job = object::at(spec, &["jobTemplate", "spec"]).unwrap_or(&Value::Null);
-        validate_spec(job, &path.child("jobTemplate").child("spec"), &mut errors);
-        let schedule = object::text(spec, &["schedule"]);
-        if schedule.is_empty() {
-            errors.push(Error::required(path.child("schedule"), ""));
-        } else if schedule.contains("TZ") {
-            let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
-            errors.push(Error::invalid(path.child("schedule"), schedule, detail));
-        } else if let Err(why) = check_schedule(schedule) {
-            errors.push(Error::invalid(path.child("schedule"), schedule, why));
-        }
-        not_negative(spec, "startingDeadlineSeconds", &path, &mut errors);
-        let policies = ["Allow", "Forbid", "Replace"];
-        one_of(spec, "concurrencyPolicy", &policies, &path, &mut errors);
-        not_negative(spec, "successfulJobsHistoryLimit", &path, &mut errors);
-        not_negative(spec, "failedJobsHistoryLimit", &path, &mut errors);
-        let given = object::name(obj);
-        if given.len() > 52 {
-            let detail = "must be no more than 52 characters";
-            errors.push(Error::invalid(field::root("metadata").child("name"), given, detail));
-        }
-        errors
+        checks::cron_job(obj, None)
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        if part == Part::Main { checks::cron_job(obj, Some(old)) } else { ErrorList::new() }
     }
 
     fn check_name(&self, name: &str) -> Result<(), String> {
@@ -292,6 +233,16 @@ impl Strategy for CronJob {
 
 /// A schedule of five fields, or one of the names for one.
 fn check_schedule(schedule: &str) -> Result<(), String> {
+    let zoned = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ="));
+    let schedule = match zoned.map(|rest| rest.split_once(' ').unwrap_or((rest, ""))) {
+        None => schedule,
+        Some((zone, rest)) => {
+            if !matches!(zone, "" | "UTC" | "Local") && jiff::tz::TimeZone::get(zone).is_err() {
+                return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
+            }
+            rest.trim()
+        }
+    };
     const NAMES: [&str; 7] =
         ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
     if NAMES.contains(&schedule) || schedule.starts_with("@every ") {
@@ -362,7 +313,8 @@ mod tests {
     #[test]
     fn jobs_default_and_find_their_pods() {
         let mut job = json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"spec": {
-            "restartPolicy": "Never", "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always"}]}}}});
+            "restartPolicy": "Never", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
+            "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}}});
         Job.default(&mut job);
         Job.prepare_create(&mut job);
         assert_eq!(job["spec"]["completions"], 1);
@@ -383,7 +335,14 @@ mod tests {
 
     #[test]
     fn schedules_are_checked() {
-        for good in ["* * * * *", "*/5 0-3 1,15 jan-mar mon", "@hourly", "@every 1h", "0 0 ? * *"] {
+        for good in [
+            "* * * * *",
+            "*/5 0-3 1,15 jan-mar mon",
+            "@hourly",
+            "@every 1h",
+            "0 0 ? * *",
+            "TZ=Europe/Rome 1 2 * * *",
+        ] {
             assert_eq!(check_schedule(good), Ok(()), "{good}");
         }
         for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "x * * * *", "5-1 * * * *", "@never", "* * 0 * *"]

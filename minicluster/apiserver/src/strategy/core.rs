@@ -8,7 +8,7 @@ use windlass_crd::{
     name,
 };
 
-use super::{Column, Part, Strategy, apps::immutable, columns, pod_spec::one_of};
+use super::{Column, Part, Strategy, apps::immutable, columns, networking, pod_spec::one_of};
 use crate::object;
 
 /// ConfigMap.
@@ -31,13 +31,19 @@ const DATA_MAX: usize = 1024 * 1024;
 
 type Fields = &'static [(&'static str, fn(&Value) -> String)];
 
-fn check_keys(obj: &Value, lists: &[&'static str], errors: &mut ErrorList) {
+fn check_keys(
+    obj: &Value,
+    lists: &[&'static str],
+    errors: &mut ErrorList,
+    each: impl Fn(&str, &str, &mut ErrorList),
+) {
     let mut size = 0;
     for list in lists {
         for (key, value) in object::at(obj, &[list]).and_then(Value::as_object).into_iter().flatten() {
             if let Err(why) = name::config_map_key(key) {
                 errors.push(Error::invalid(field::root(*list).key(key), key.as_str(), why));
             }
+            each(list, key, errors);
             size += value.as_str().map_or(0, |text| decoded_length(text, list));
         }
     }
@@ -74,14 +80,13 @@ fn check_immutable(obj: &Value, old: &Value, data: &[&'static str], errors: &mut
 impl Strategy for ConfigMap {
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_keys(obj, &["data", "binaryData"], &mut errors);
-        let text = object::at(obj, &["data"]);
-        for (key, _) in object::at(obj, &["binaryData"]).and_then(Value::as_object).into_iter().flatten() {
-            if text.is_some_and(|data| data.get(key).is_some()) {
-                let at = field::root("data").child("binaryData").key(key);
-                errors.push(Error::invalid(at, key.as_str(), "duplicate of key present in data"));
+        let binary = object::at(obj, &["binaryData"]);
+        check_keys(obj, &["data", "binaryData"], &mut errors, |list, key, errors| {
+            if list == "data" && binary.is_some_and(|binary| binary.get(key).is_some()) {
+                let at = field::root("data").key(key);
+                errors.push(Error::invalid(at, key, "duplicate of key present in binaryData"));
             }
-        }
+        });
         errors
     }
 
@@ -112,7 +117,7 @@ impl Strategy for Secret {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        check_keys(obj, &["data"], &mut errors);
+        check_keys(obj, &["data"], &mut errors, |_, _, _| {});
         let has = |key: &str| object::at(obj, &["data", key]).is_some();
         let required: &[&'static str] = match object::text(obj, &["type"]) {
             "kubernetes.io/dockercfg" => &[".dockercfg"],
@@ -121,8 +126,15 @@ impl Strategy for Secret {
             "kubernetes.io/tls" => &["tls.crt", "tls.key"],
             _ => &[],
         };
-        for key in required.iter().filter(|key| !has(key)) {
-            errors.push(Error::required(field::root("data").key(*key), ""));
+        for key in required {
+            let at = field::root("data").key(*key);
+            if !has(key) {
+                errors.push(Error::required(at, ""));
+            } else if key.starts_with(".docker")
+                && let Some(why) = json_fault(object::text(obj, &["data", key]))
+            {
+                errors.push(Error::invalid(at, "<secret contents redacted>", why));
+            }
         }
         let account = "kubernetes.io/service-account.name";
         if object::text(obj, &["type"]) == "kubernetes.io/service-account-token"
@@ -166,6 +178,28 @@ impl Strategy for Secret {
     }
 }
 
+/// What Go's decoder says of data, in base 64, that should be a JSON object.
+fn json_fault(encoded: &str) -> Option<String> {
+    use base64::Engine as _;
+    let data = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    let kind = match serde_json::from_slice(&data) {
+        Ok(Value::Object(_) | Value::Null) => return None,
+        Ok(Value::String(_)) => "string",
+        Ok(Value::Number(_)) => "number",
+        Ok(Value::Bool(_)) => "bool",
+        Ok(Value::Array(_)) => "array",
+        Err(error) if error.is_eof() => return Some("unexpected end of JSON input".to_owned()),
+        Err(_) => {
+            let text = String::from_utf8_lossy(&data);
+            let first = text.trim_start().chars().next().unwrap_or_default();
+            let place =
+                if matches!(first, '{' | '[' | '"') { "in JSON" } else { "looking for beginning of value" };
+            return Some(format!("invalid character '{first}' {place}"));
+        }
+    };
+    Some(format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}"))
+}
+
 /// `stringData` is only a way to write `data`.
 fn fold_string_data(obj: &mut Value) {
     use base64::Engine as _;
@@ -184,30 +218,11 @@ impl Strategy for ServiceAccount {
 
 impl Strategy for Endpoints {
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        for (i, subset) in object::list(obj, &["subsets"]).iter().enumerate() {
-            let path = field::root("subsets").index(i);
-            let (ready, not) =
-                (object::list(subset, &["addresses"]), object::list(subset, &["notReadyAddresses"]));
-            if ready.is_empty() && not.is_empty() {
-                errors.push(Error::required(&path, "must specify `addresses` or `notReadyAddresses`"));
-            }
-            for (list, addresses) in [("addresses", ready), ("notReadyAddresses", not)] {
-                for (j, address) in addresses.iter().enumerate() {
-                    let ip = object::text(address, &["ip"]);
-                    if let Err(why) = name::ip(ip) {
-                        errors.push(Error::invalid(path.child(list).index(j).child("ip"), ip, why));
-                    }
-                }
-            }
-            for (j, port) in object::list(subset, &["ports"]).iter().enumerate() {
-                let number = object::number(port, &["port"]).unwrap_or(0);
-                if let Err(why) = name::port_number(number) {
-                    errors.push(Error::invalid(path.child("ports").index(j).child("port"), number, why));
-                }
-            }
-        }
-        errors
+        networking::endpoints(obj, None)
+    }
+
+    fn validate_update(&self, _: Part, obj: &Value, old: &Value) -> ErrorList {
+        networking::endpoints(obj, Some(old))
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -243,41 +258,11 @@ fn shortened(all: &[String]) -> String {
 
 impl Strategy for EndpointSlice {
     fn validate(&self, obj: &Value) -> ErrorList {
-        let mut errors = ErrorList::new();
-        let kinds = ["FQDN", "IPv4", "IPv6"];
-        let kind = object::text(obj, &["addressType"]);
-        if kind.is_empty() {
-            errors.push(Error::required(field::root("addressType"), ""));
-        }
-        one_of(obj, "addressType", &kinds, &field::EMPTY, &mut errors);
-        let endpoints = object::list(obj, &["endpoints"]);
-        if endpoints.len() > 1000 {
-            errors.push(Error::too_many(field::root("endpoints"), endpoints.len(), 1000));
-        }
-        for (i, endpoint) in endpoints.iter().enumerate() {
-            let path = field::root("endpoints").index(i).child("addresses");
-            let addresses = object::list(endpoint, &["addresses"]);
-            if addresses.is_empty() {
-                errors.push(Error::required(&path, "must contain at least 1 address"));
-            }
-            for (j, address) in addresses.iter().enumerate() {
-                let text = address.as_str().unwrap_or_default();
-                let fits = match kind {
-                    "IPv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-                    "IPv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-                    _ => name::dns1123_subdomain(text).is_ok(),
-                };
-                if !fits {
-                    let detail = format!("must be a valid {kind} address");
-                    errors.push(Error::invalid(path.index(j), text, detail));
-                }
-            }
-        }
-        errors
+        networking::slice(obj, None)
     }
 
     fn validate_update(&self, _: Part, obj: &Value, old: &Value) -> ErrorList {
-        let mut errors = self.validate(obj);
+        let mut errors = networking::slice(obj, Some(old));
         immutable(obj, old, &["addressType"], &mut errors);
         errors
     }
@@ -354,7 +339,7 @@ impl Strategy for PriorityClass {
             let detail = "maximum allowed value of a user defined priority is 1000000000";
             errors.push(Error::forbidden(field::root("value"), detail));
         }
-        one_of(obj, "preemptionPolicy", &["Never", "PreemptLowerPriority"], &field::EMPTY, &mut errors);
+        one_of(obj, "preemptionPolicy", &["PreemptLowerPriority", "Never"], &field::EMPTY, &mut errors);
         errors
     }
 

@@ -3,8 +3,12 @@
 //! Source: `pkg/registry/core/event/strategy.go`, `printEvent`.
 
 use serde_json::Value;
+use windlass_crd::{
+    field::{self, Error, ErrorList},
+    name,
+};
 
-use super::{Column, Strategy, columns};
+use super::{Column, Part, Strategy, access::path_segment, columns, pod_spec::told};
 use crate::{object, table};
 
 /// Event, of both groups.
@@ -44,6 +48,30 @@ fn event_times(obj: &Value) -> (String, String) {
 }
 
 impl Strategy for Event {
+    /// Events of the core group have any name that stands in a path.
+    fn check_name(&self, name: &str) -> Result<(), String> {
+        path_segment(name)
+    }
+
+    fn validate(&self, obj: &Value) -> ErrorList {
+        let mut errors = legacy(obj);
+        if is_new(obj) {
+            new_event(obj, &mut errors);
+        }
+        errors
+    }
+
+    fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
+        if part != Part::Main {
+            return ErrorList::new();
+        }
+        let mut errors = legacy(obj);
+        if is_new(obj) {
+            stays(obj, old, &mut errors);
+        }
+        errors
+    }
+
     fn columns(&self) -> Option<Vec<Column>> {
         let target = |obj: &Value| {
             let kind = event_text(obj, &["involvedObject", "kind"], &["regarding", "kind"]).to_lowercase();
@@ -118,6 +146,123 @@ impl Strategy for Event {
             }),
             ("type", |o| object::text(o, &["type"]).to_owned()),
         ]
+    }
+}
+
+fn is_new(obj: &Value) -> bool {
+    object::text(obj, &["apiVersion"]).starts_with("events.k8s.io/")
+}
+
+/// What holds for events of both groups. Lengths in bytes.
+fn legacy(obj: &Value) -> ErrorList {
+    const LENGTHS: [(&str, &str, usize); 4] = [
+        ("reportingInstance", "reportingInstance", 128),
+        ("action", "action", 128),
+        ("reason", "reason", 128),
+        ("message", "note", 1024),
+    ];
+    let mut errors = ErrorList::new();
+    let namespace = object::namespace(obj);
+    let about = event_text(obj, &["involvedObject", "namespace"], &["regarding", "namespace"]);
+    let timed = !object::text(obj, &["eventTime"]).is_empty();
+    let fits = match (about, timed) {
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        ("", false) => matches!(namespace, "" | "default"),
+        (_, true) => true,
+        (about, false) => about == namespace,
+    };
+    if !fits {
+        let at = field::root("involvedObject").child("namespace");
+        errors.push(Error::invalid(at, about, "does not match event.namespace"));
+    }
+    if timed {
+        let controller = event_text(obj, &["reportingComponent"], &["reportingController"]);
+        let at = field::root(if is_new(obj) { "reportingController" } else { "reportingComponent" });
+        if controller.is_empty() {
+            errors.push(Error::required(&at, ""));
+        }
+        told(name::qualified_name_faults(controller), &at, controller, &mut errors);
+        for (field, new, most) in LENGTHS {
+            let given = event_text(obj, &[field], &[new]);
+            if given.is_empty() && field != "message" {
+                errors.push(Error::required(field::root(field), ""));
+            }
+            if given.len() > most {
+                let detail = format!("can have at most {most} characters");
+                errors.push(Error::invalid(field::root(field), "", detail));
+            }
+        }
+    }
+    told(name::dns1123_subdomain_faults(namespace), &field::root("namespace"), namespace, &mut errors);
+    errors
+}
+
+/// What `events.k8s.io` asks for beyond that.
+fn new_event(obj: &Value, errors: &mut ErrorList) {
+    const UNSET: [(&str, &str); 4] = [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+        ("deprecatedSource", "source"),
+    ];
+    let given = object::name(obj);
+    told(name::dns1123_subdomain_faults(given), &field::root("metadata").child("name"), given, errors);
+    series(obj, errors);
+    if object::text(obj, &["eventTime"]).is_empty() {
+        errors.push(Error::required(field::root("eventTime"), ""));
+    }
+    let kind = object::text(obj, &["type"]);
+    if !matches!(kind, "Normal" | "Warning") {
+        errors.push(Error::invalid(field::root("type"), "", format!("has invalid value: {kind}")));
+    }
+    for (new, core) in UNSET {
+        let set = match object::at(obj, &[new]).or_else(|| object::at(obj, &[core])) {
+            None => false,
+            Some(Value::Object(map)) => {
+                map.values().any(|value| value.as_str().is_some_and(|text| !text.is_empty()))
+            }
+            Some(value) => *value != 0,
+        };
+        if set {
+            errors.push(Error::invalid(field::root(core), "", "needs to be unset"));
+        }
+    }
+}
+
+fn series(obj: &Value, errors: &mut ErrorList) {
+    let Some(series) = object::at(obj, &["series"]) else { return };
+    if object::number(series, &["count"]).unwrap_or(0) < 2 {
+        errors.push(Error::invalid(field::root("series.count"), "", "should be at least 2"));
+    }
+    if object::text(series, &["lastObservedTime"]).is_empty() {
+        errors.push(Error::required(field::root("series.lastObservedTime"), ""));
+    }
+}
+
+/// Of an event of `events.k8s.io` nothing changes but its series.
+fn stays(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    const FIXED: [(&str, &str); 12] = [
+        ("regarding", "involvedObject"),
+        ("reason", "reason"),
+        ("note", "message"),
+        ("deprecatedSource", "source"),
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+        ("type", "type"),
+        ("eventTime", "eventTime"),
+        ("action", "action"),
+        ("related", "related"),
+        ("reportingInstance", "reportingInstance"),
+    ];
+    let value = |obj: &Value, field: &str| object::at(obj, &[field]).cloned().unwrap_or_default();
+    if value(obj, "series") != value(old, "series") {
+        series(obj, errors);
+    }
+    for (new, core) in FIXED.into_iter().chain([("reportingController", "reportingController")]) {
+        if value(obj, new) != value(old, new) {
+            errors.push(Error::invalid(field::root(core), value(obj, new), "field is immutable"));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use windlass_crd::field::ErrorList;
 
 use super::{
-    Column, Field, Strategy, checks, columns, policy,
+    Column, Field, Strategy, checks, columns, limits, networking, policy,
     rules::{self, Rule},
     storage,
 };
@@ -18,6 +18,8 @@ pub(crate) struct Listed {
     default: fn(&mut Value),
     validate: fn(&Value) -> ErrorList,
     update: fn(&Value, &Value) -> ErrorList,
+    change: Option<fn(&Value, &Value) -> ErrorList>,
+    status: fn(&Value, &Value) -> ErrorList,
     on_create: fn(&mut Value),
     fields: &'static [Field],
     name: fn(&str) -> Result<(), String>,
@@ -32,6 +34,8 @@ impl Listed {
             default: |_| {},
             validate: |_| ErrorList::new(),
             update: |_, _| ErrorList::new(),
+            change: None,
+            status: |_, _| ErrorList::new(),
             on_create: |_| {},
             fields: &[],
             name: windlass_crd::name::dns1123_subdomain,
@@ -52,6 +56,16 @@ impl Listed {
     /// With these checks of what changed from the old object.
     const fn keeps(self, update: fn(&Value, &Value) -> ErrorList) -> Self {
         Self { update, ..self }
+    }
+
+    /// With these checks of a change, instead of those of a new object.
+    pub(super) const fn changes(self, change: fn(&Value, &Value) -> ErrorList) -> Self {
+        Self { change: Some(change), ..self }
+    }
+
+    /// With these checks of a new status.
+    pub(super) const fn status(self, status: fn(&Value, &Value) -> ErrorList) -> Self {
+        Self { status, ..self }
     }
 
     /// With these rules for what it is, and for what stays.
@@ -98,8 +112,13 @@ impl Strategy for Listed {
     }
 
     fn validate_update(&self, part: super::Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != super::Part::Main {
-            return ErrorList::new();
+        match part {
+            super::Part::Main => {}
+            super::Part::Status => return (self.status)(obj, old),
+            _ => return ErrorList::new(),
+        }
+        if let Some(change) = self.change {
+            return change(obj, old);
         }
         let mut errors = rules::changes(self.rules, obj, old);
         errors.extend(self.validate(obj));
@@ -172,7 +191,9 @@ pub(crate) const INGRESS: Listed = Listed::new(|| {
     ]
 })
 .begins(|obj| object::set(obj, &["status"], json!({"loadBalancer": {}})))
-.checks(checks::ingress);
+.checks(networking::new_ingress)
+.changes(|obj, _| networking::ingress(obj))
+.status(networking::ingress_status);
 
 /// IngressClass.
 pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
@@ -188,6 +209,7 @@ pub(crate) const INGRESS_CLASS: Listed = Listed::new(|| {
         columns::age(),
     ]
 })
+.checks(networking::ingress_class)
 .rules(rules::INGRESS_CLASS);
 
 /// NetworkPolicy.
@@ -205,7 +227,8 @@ pub(crate) const NETWORK_POLICY: Listed = Listed::new(|| {
     let types = if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) };
     object::set(obj, &["spec", "policyTypes"], types);
 })
-.checks(checks::network_policy);
+.checks(|obj| networking::network_policy(obj, None))
+.changes(|obj, old| networking::network_policy(obj, Some(old)));
 
 /// IPAddress.
 pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
@@ -219,11 +242,12 @@ pub(crate) const IP_ADDRESS: Listed = Listed::new(|| {
     };
     vec![columns::made("ParentRef", parent), columns::age()]
 })
-.named(|name| match name.parse::<std::net::IpAddr>() {
-    Ok(address) if address.to_string() == name => Ok(()),
-    Ok(address) => Err(format!("must be in canonical form (\"{address}\")")),
-    Err(_) => Err("must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()),
-});
+.named(|name| match windlass_crd::address::canonical_ip_faults(name) {
+    faults if faults.is_empty() => Ok(()),
+    faults => Err(faults.join("; ")),
+})
+.checks(networking::ip_address)
+.changes(networking::ip_address_update);
 
 /// ServiceCIDR.
 pub(crate) const SERVICE_CIDR: Listed = Listed::new(|| {
@@ -233,7 +257,8 @@ pub(crate) const SERVICE_CIDR: Listed = Listed::new(|| {
     };
     vec![columns::made("CIDRs", cidrs), columns::age()]
 })
-.rules(rules::SERVICE_CIDR);
+.checks(networking::service_cidr)
+.changes(networking::service_cidr_update);
 
 fn terminating_or(obj: &Value, phase: &str) -> String {
     if object::is_deleting(obj) { "Terminating".to_owned() } else { phase.to_owned() }
@@ -289,7 +314,8 @@ pub(crate) const PERSISTENT_VOLUME_CLAIM: Listed = Listed::new(|| {
 })
 .begins(|obj| object::set(obj, &["status"], json!({"phase": "Pending"})))
 .checks(storage::claim)
-.keeps(storage::claim_update);
+.keeps(storage::claim_update)
+.status(storage::claim_status);
 
 /// StorageClass.
 pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
@@ -308,25 +334,27 @@ pub(crate) const STORAGE_CLASS: Listed = Listed::new(|| {
         columns::age(),
     ]
 })
-.checks(storage::storage_class)
-.keeps(storage::storage_class_update);
+.checks(storage::kinds::storage_class)
+.keeps(storage::kinds::storage_class_update);
 
 /// VolumeAttributesClass.
 pub(crate) const VOLUME_ATTRIBUTES_CLASS: Listed =
     Listed::new(|| vec![columns::text("DriverName", &["driverName"]), columns::age()])
+        .checks(storage::kinds::attributes_class)
         .rules(rules::VOLUME_ATTRIBUTES_CLASS);
 
 /// VolumeAttachment.
 pub(crate) const VOLUME_ATTACHMENT: Listed = Listed::new(|| {
     vec![
-        columns::text("Attacher", &["spec", "attacher"]),
+        Column { format: "name", ..columns::text("Attacher", &["spec", "attacher"]) },
         columns::text("PV", &["spec", "source", "persistentVolumeName"]),
         columns::text("Node", &["spec", "nodeName"]),
         flag("Attached", &["status", "attached"]),
         columns::age(),
     ]
 })
-.rules(rules::VOLUME_ATTACHMENT);
+.checks(storage::kinds::attachment)
+.keeps(storage::kinds::attachment_update);
 
 /// CSIDriver.
 pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
@@ -352,16 +380,19 @@ pub(crate) const CSI_DRIVER: Listed = Listed::new(|| {
         columns::age(),
     ]
 })
-.rules(rules::CSI_DRIVER);
+.checks(storage::kinds::driver)
+.keeps(storage::kinds::driver_update);
 
 /// CSINode.
 pub(crate) const CSI_NODE: Listed =
     Listed::new(|| vec![columns::count("Drivers", &["spec", "drivers"]), columns::age()])
-        .rules(rules::CSI_NODE);
+        .checks(storage::kinds::node)
+        .keeps(storage::kinds::node_update);
 
 /// CSIStorageCapacity, which upstream has no columns for.
-pub(crate) const CSI_STORAGE_CAPACITY: Listed =
-    Listed::new(|| vec![table::created_at()]).rules(rules::CSI_STORAGE_CAPACITY);
+pub(crate) const CSI_STORAGE_CAPACITY: Listed = Listed::new(|| vec![table::created_at()])
+    .checks(storage::kinds::capacity)
+    .keeps(storage::kinds::capacity_update);
 
 /// PodDisruptionBudget.
 pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
@@ -384,7 +415,7 @@ pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
 
 /// LimitRange.
 pub(crate) const LIMIT_RANGE: Listed =
-    Listed::new(|| vec![table::created_at()]).defaults(checks::default_limits).checks(checks::limits);
+    Listed::new(|| vec![table::created_at()]).defaults(checks::default_limits).checks(limits::validate);
 
 /// CertificateSigningRequest.
 pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
@@ -420,6 +451,7 @@ pub(crate) const CERTIFICATE_SIGNING_REQUEST: Listed = Listed::new(|| {
     ]
 })
 .checks(checks::signing_request)
+.named(|_| Ok(()))
 .selects(&[("spec.signerName", |o| object::text(o, &["spec", "signerName"]).to_owned())]);
 
 /// MutatingWebhookConfiguration and ValidatingWebhookConfiguration.

@@ -4,11 +4,16 @@
 
 use serde_json::Value;
 use windlass_crd::{
+    address,
     field::{self, Error, ErrorList},
     name,
+    quantity::Quantity,
 };
 
-use super::{Column, Part, Strategy, columns, pod_spec::one_of};
+use super::{
+    Column, Part, Strategy, columns, container, internal,
+    pod_spec::{placement::taint_effect, told},
+};
 use crate::object;
 
 /// Node.
@@ -18,6 +23,13 @@ type Fields = &'static [(&'static str, fn(&Value) -> String)];
 
 impl Strategy for Node {
     fn default(&self, obj: &mut Value) {
+        // Of the two forms of one field the single one wins, as it does where upstream converts.
+        let first = object::text(obj, &["spec", "podCIDR"]).to_owned();
+        if !first.is_empty()
+            && object::list(obj, &["spec", "podCIDRs"]).first() != Some(&first.as_str().into())
+        {
+            object::set(obj, &["spec", "podCIDRs"], vec![Value::from(first)]);
+        }
         if object::at(obj, &["status", "allocatable"]).is_none()
             && let Some(capacity) = object::at(obj, &["status", "capacity"]).cloned()
         {
@@ -27,43 +39,28 @@ impl Strategy for Node {
 
     fn validate(&self, obj: &Value) -> ErrorList {
         let mut errors = ErrorList::new();
-        let path = field::root("metadata").child("taints");
-        let mut seen = std::collections::BTreeSet::new();
-        for (i, taint) in object::list(obj, &["spec", "taints"]).iter().enumerate() {
-            let at = field::root("spec").child("taints").index(i);
-            let (key, effect) = (object::text(taint, &["key"]), object::text(taint, &["effect"]));
-            let faults = name::qualified_name_faults(key).into_iter();
-            errors.extend(faults.map(|why| Error::invalid(at.child("key"), key, why)));
-            let value = object::text(taint, &["value"]);
-            let faults = name::label_value_faults(value).into_iter();
-            errors.extend(faults.map(|why| Error::invalid(at.child("value"), value, why)));
-            if effect.is_empty() {
-                errors.push(Error::required(at.child("effect"), ""));
-            }
-            one_of(taint, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"], &at, &mut errors);
-            if !seen.insert((key, effect)) {
-                errors.push(Error::duplicate(path.index(i), taint.clone()));
-            }
-        }
+        taints(obj, &mut errors);
+        resources(obj, &mut errors);
+        features(obj, &mut errors);
+        networks(obj, &mut errors);
         errors
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        let mut errors = ErrorList::new();
+        if !matches!(part, Part::Main | Part::Status) {
+            return errors;
         }
-        let mut errors = self.validate(obj);
-        let (new_id, old_id) =
-            (object::text(obj, &["spec", "providerID"]), object::text(old, &["spec", "providerID"]));
-        if !old_id.is_empty() && new_id != old_id {
-            let detail = "node updates may not change providerID except from \"\" to valid";
-            errors.push(Error::forbidden(field::root("spec").child("providerID"), detail));
+        resources(obj, &mut errors);
+        features(obj, &mut errors);
+        let path = field::root("status").child("addresses");
+        let addresses = object::list(obj, &["status", "addresses"]);
+        for (i, one) in addresses.iter().enumerate().filter(|(i, one)| addresses[..*i].contains(one)) {
+            let shown = internal::shown("NodeAddress", one);
+            errors.push(Error::duplicate(path.index(i), one.clone()).showing(shown));
         }
-        let cidrs = ["spec", "podCIDRs"];
-        if object::at(old, &cidrs).is_some() && object::at(obj, &cidrs) != object::at(old, &cidrs) {
-            let detail = "node updates may not change podCIDR except from \"\" to valid";
-            errors.push(Error::forbidden(field::root("spec").child("podCIDRs"), detail));
-        }
+        stays(obj, old, &mut errors);
+        taints(obj, &mut errors);
         errors
     }
 
@@ -96,6 +93,127 @@ impl Strategy for Node {
         &[("spec.unschedulable", |o| {
             (object::at(o, &["spec", "unschedulable"]) == Some(&Value::Bool(true))).to_string()
         })]
+    }
+}
+
+/// Upstream names taints by the place where they once stood.
+fn taints(obj: &Value, errors: &mut ErrorList) {
+    let path = field::root("metadata").child("taints");
+    let mut seen = std::collections::BTreeSet::new();
+    for (i, taint) in object::list(obj, &["spec", "taints"]).iter().enumerate() {
+        let at = path.index(i);
+        let text = |field: &str| object::text(taint, &[field]);
+        let (key, value, effect) = (text("key"), text("value"), text("effect"));
+        told(name::qualified_name_faults(key), &at.child("key"), key, errors);
+        let faults = name::label_value_faults(value);
+        if !faults.is_empty() {
+            errors.push(Error::invalid(at.child("value"), value, faults.join(";")));
+        }
+        match effect {
+            "" => errors.push(Error::required(at.child("effect"), "")),
+            effect => taint_effect(effect, &at.child("effect"), errors),
+        }
+        if !seen.insert((key, effect)) {
+            let mut error = Error::duplicate(at, taint.clone()).showing(internal::shown("Taint", taint));
+            error.detail = "taints must be unique by key and effect pair".to_owned();
+            errors.push(error);
+        }
+    }
+}
+
+fn resources(obj: &Value, errors: &mut ErrorList) {
+    for list in ["capacity", "allocatable"] {
+        let amounts = object::at(obj, &["status", list]).and_then(Value::as_object);
+        for (resource, value) in amounts.into_iter().flatten() {
+            let Ok(given) = Quantity::from_json(value) else { continue };
+            let at = field::root("status").child(list).child(resource.clone());
+            container::resources::amount(resource, &given, &at, errors);
+        }
+    }
+}
+
+/// The features that a node says it has: words put together in one case, in order.
+fn features(obj: &Value, errors: &mut ErrorList) {
+    const MAX: usize = 253;
+    let path = field::root("status").child("declaredFeatures");
+    let all: Vec<&str> =
+        object::list(obj, &["status", "declaredFeatures"]).iter().filter_map(Value::as_str).collect();
+    let named = |feature: &str| {
+        let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric());
+        feature.starts_with(|c: char| c.is_ascii_uppercase()) && feature.split('/').all(word)
+    };
+    for (i, feature) in all.iter().enumerate() {
+        let fault = if feature.len() > MAX {
+            Some(format!("invalid feature name {feature:?}: must be no more than {MAX} characters"))
+        } else if !named(feature) {
+            Some(format!(
+                "invalid feature name {feature:?}: must start with an UpperCamelCase segment, with subsequent segments \
+                 separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters \
+                 and slashes"
+            ))
+        } else {
+            None
+        };
+        errors.extend(fault.map(|why| Error::invalid(path.index(i), *feature, why)));
+        match all.get(i + 1) {
+            Some(next) if next == feature => errors.push(Error::duplicate(path.index(i + 1), *next)),
+            Some(next) if next < feature => {
+                errors.push(Error::invalid(path.index(i + 1), *next, "list must be sorted alphabetically"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn networks(obj: &Value, errors: &mut ErrorList) {
+    let path = field::root("spec").child("podCIDRs");
+    let cidrs: Vec<&str> =
+        object::list(obj, &["spec", "podCIDRs"]).iter().filter_map(Value::as_str).collect();
+    for (i, cidr) in cidrs.iter().enumerate() {
+        told(address::cidr_faults(cidr), &path.index(i), cidr, errors);
+    }
+    if cidrs.len() < 2 {
+        return;
+    }
+    let addresses: Vec<&str> = cidrs.iter().map(|cidr| cidr.split('/').next().unwrap_or_default()).collect();
+    let dual = address::is_dual_stack(&addresses).unwrap_or_else(|_| {
+        let bad = cidrs.iter().position(|cidr| !address::cidr_faults(cidr).is_empty()).unwrap_or(0);
+        let detail = format!(
+            "invalid PodCIDRs. failed to check with dual stack with error:invalid CIDR[{bad}]: <nil> (invalid CIDR \
+             address: {})",
+            cidrs[bad]
+        );
+        errors.push(Error::internal(&path, detail));
+        false
+    });
+    if !dual || cidrs.len() > 2 {
+        let given = object::list(obj, &["spec", "podCIDRs"]).to_vec();
+        let detail = "may specify no more than one CIDR for each IP family";
+        errors.push(Error::invalid(path, given, detail));
+    }
+}
+
+/// What a cloud or the server assigned stays.
+fn stays(obj: &Value, old: &Value, errors: &mut ErrorList) {
+    let path = field::root("spec");
+    let (new, before) = (object::list(obj, &["spec", "podCIDRs"]), object::list(old, &["spec", "podCIDRs"]));
+    let changed = match before.len() {
+        0 => 0,
+        len if len != new.len() => 1,
+        _ => before.iter().zip(new).filter(|(before, new)| before != new).count(),
+    };
+    for _ in 0..changed {
+        let detail = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(Error::forbidden(path.child("podCIDRs"), detail));
+    }
+    let id = |obj: &Value| object::text(obj, &["spec", "providerID"]).to_owned();
+    if !id(old).is_empty() && id(obj) != id(old) {
+        let detail = "node updates may not change providerID except from \"\" to valid";
+        errors.push(Error::forbidden(path.child("providerID"), detail));
+    }
+    let external = |obj: &Value| object::text(obj, &["spec", "externalID"]).to_owned();
+    if external(obj) != external(old) {
+        errors.push(Error::forbidden(path.child("externalID"), "may not be updated"));
     }
 }
 
@@ -146,8 +264,8 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "spec.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
-                "spec.taints[1].effect: Required value",
+                "metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+                "metadata.taints[1].effect: Required value",
             ]
         );
         let (old, new) = (json!({"spec": {"providerID": "a"}}), json!({"spec": {"providerID": "b"}}));

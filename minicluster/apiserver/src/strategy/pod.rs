@@ -2,13 +2,16 @@
 //!
 //! Source: `pkg/registry/core/pod/strategy.go` and `ValidatePodUpdate`.
 
+mod status;
+mod update;
+
 use serde_json::{Value, json};
 use windlass_crd::{
     field::{self, Error, ErrorList},
     quantity::Quantity,
 };
 
-use super::{Column, Part, Strategy, columns, pod_columns, pod_defaults, pod_spec};
+use super::{Column, Part, Strategy, columns, container, pod_columns, pod_defaults, pod_spec, template};
 use crate::object;
 
 /// Pod.
@@ -55,27 +58,27 @@ impl Strategy for Pod {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let spec = obj.get("spec").unwrap_or(&Value::Null);
-        let mut errors = pod_spec::validate(spec, &field::root("spec"));
-        if !object::list(spec, &["ephemeralContainers"]).is_empty()
-            && object::text(obj, &["metadata", "uid"]).is_empty()
-        {
-            let path = field::root("spec").child("ephemeralContainers");
-            errors.push(Error::forbidden(path, "cannot be set on create"));
+        let path = field::root("spec");
+        let mut errors = validate_pod(obj);
+        if !object::list(obj, &["spec", "ephemeralContainers"]).is_empty() {
+            errors.push(Error::forbidden(path.child("ephemeralContainers"), "cannot be set on create"));
         }
+        let gates = object::list(obj, &["spec", "schedulingGates"]);
+        if !object::text(obj, &["spec", "nodeName"]).is_empty() && !gates.is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.push(Error::forbidden(path.child("nodeName"), detail));
+        }
+        template::security_annotations(obj, &path, &mut errors);
         errors
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         match part {
-            Part::Main => {
-                let mut errors = self.validate(obj);
-                errors.extend(validate_change(obj, old));
-                errors
-            }
-            Part::EphemeralContainers => validate_ephemeral(obj, old),
-            Part::Resize => validate_resize(obj, old),
-            Part::Status | Part::Server => ErrorList::new(),
+            Part::Main => update::main(obj, old),
+            Part::EphemeralContainers => update::ephemeral(obj, old),
+            Part::Resize => update::resize(obj, old),
+            Part::Status => status::validate(obj, old),
+            Part::Server => ErrorList::new(),
         }
     }
 
@@ -118,8 +121,9 @@ impl Strategy for PodTemplate {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        let spec = obj.pointer("/template/spec").unwrap_or(&Value::Null);
-        pod_spec::validate(spec, &field::root("template").child("spec"))
+        let mut errors = ErrorList::new();
+        template::validate(obj, "template", &field::EMPTY, &mut errors);
+        errors
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -155,40 +159,25 @@ fn take_resources(spec: &mut Value, asked: &Value) {
     }
 }
 
-/// Only CPU and memory change, and the class of service does not.
-fn validate_resize(obj: &Value, old: &Value) -> ErrorList {
+/// What is wrong with a pod, whoever writes it.
+fn validate_pod(obj: &Value) -> ErrorList {
     let path = field::root("spec");
     let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = pod_spec::validate(spec, &path);
-    let class = quality_of_service(obj);
-    if class != quality_of_service(old) {
-        errors.push(Error::invalid(&path, class, "Pod QOS Class may not change as a result of resizing"));
-    }
-    let others = |pod: &Value| {
-        let mut spec = pod.get("spec").cloned().unwrap_or_default();
-        for list in ["containers", "initContainers"] {
-            for container in pod_defaults::items(&mut spec, list) {
-                for (kind, resource) in
-                    [("limits", "cpu"), ("limits", "memory"), ("requests", "cpu"), ("requests", "memory")]
-                {
-                    object::remove(container, &["resources", kind, resource]);
-                }
-                object::remove(container, &["resizePolicy"]);
-                for kind in ["limits", "requests"] {
-                    if object::at(container, &["resources", kind])
-                        .and_then(Value::as_object)
-                        .is_some_and(serde_json::Map::is_empty)
-                    {
-                        object::remove(container, &["resources", kind]);
-                    }
+    let mut errors = ErrorList::new();
+    template::annotations(obj, &field::root("metadata").child("annotations"), &mut errors);
+    errors.extend(pod_spec::validate_of(spec, obj.get("metadata"), &path));
+    if object::text(spec, &["serviceAccountName"]).is_empty() {
+        for (i, volume) in object::list(spec, &["volumes"]).iter().enumerate() {
+            for (j, source) in object::list(volume, &["projected", "sources"]).iter().enumerate() {
+                if object::at(source, &["serviceAccountToken"]).is_some() {
+                    let at = path.child("volumes").index(i).child("projected").child("sources").index(j);
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    errors.push(Error::forbidden(at.child("serviceAccountToken"), detail));
                 }
             }
         }
-        spec
-    };
-    if others(obj) != others(old) {
-        errors.push(Error::forbidden(&path, "only cpu and memory resources are mutable"));
     }
+    container::images_are_trimmed(spec, &path, &mut errors);
     errors
 }
 
@@ -215,126 +204,6 @@ pub(crate) fn quality_of_service(pod: &Value) -> &'static str {
         })
     };
     if containers.iter().all(guaranteed) { "Guaranteed" } else { "Burstable" }
-}
-
-const CHANGE_FORBIDDEN: &str = "pod updates may not change fields other than \
-    `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
-    `spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` \
-    (allow it to be set to 1 if it was previously negative)";
-
-/// Only a few fields of a running pod may change.
-fn validate_change(obj: &Value, old: &Value) -> ErrorList {
-    let path = field::root("spec");
-    let mut errors = ErrorList::new();
-    for list in ["containers", "initContainers"] {
-        let (new, old) = (object::list(obj, &["spec", list]).len(), object::list(old, &["spec", list]).len());
-        if new != old {
-            let (detail, at) = ("pod updates may not add or remove containers", path.child(list));
-            errors.push(Error::forbidden(at, detail));
-        }
-    }
-    if !errors.is_empty() {
-        return errors;
-    }
-    deadline(obj, old, &mut errors);
-    let mut masked = obj.get("spec").cloned().unwrap_or_default();
-    let before = old.get("spec").cloned().unwrap_or_default();
-    for list in ["containers", "initContainers"] {
-        let images: Vec<Value> = object::list(&before, &[list]).iter().map(|c| c["image"].clone()).collect();
-        for (container, image) in pod_defaults::items(&mut masked, list).zip(images) {
-            container["image"] = image;
-        }
-    }
-    take_back(&mut masked, &before, "activeDeadlineSeconds");
-    let tolerations = object::list(&masked, &["tolerations"]);
-    if object::list(&before, &["tolerations"]).iter().all(|one| tolerations.contains(one)) {
-        take_back(&mut masked, &before, "tolerations");
-    }
-    let gates = object::list(&before, &["schedulingGates"]);
-    if object::list(&masked, &["schedulingGates"]).iter().all(|gate| gates.contains(gate)) {
-        take_back(&mut masked, &before, "schedulingGates");
-        if !gates.is_empty() {
-            take_back(&mut masked, &before, "nodeSelector");
-            take_back(&mut masked, &before, "affinity");
-        }
-    }
-    let grace = |spec: &Value| object::number(spec, &["terminationGracePeriodSeconds"]);
-    if grace(&before).is_some_and(|seconds| seconds < 0) && grace(&masked) == Some(1) {
-        take_back(&mut masked, &before, "terminationGracePeriodSeconds");
-    }
-    if masked != before {
-        let detail = format!("{CHANGE_FORBIDDEN}\n{}", difference(&before, &masked));
-        errors.push(Error::forbidden(&path, detail));
-    }
-    errors
-}
-
-fn take_back(spec: &mut Value, old: &Value, field: &str) {
-    match old.get(field) {
-        Some(value) => spec[field] = value.clone(),
-        None => {
-            object::remove(spec, &[field]);
-        }
-    }
-}
-
-/// The fields of a spec that differ, old and new, one a line.
-fn difference(old: &Value, new: &Value) -> String {
-    let empty = serde_json::Map::new();
-    let (a, b) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
-    let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let mut out = String::new();
-    for name in names {
-        if a.get(name) != b.get(name) {
-            for (sign, value) in [("-", a.get(name)), ("+", b.get(name))] {
-                if let Some(value) = value {
-                    out.push_str(&format!("{sign} {name}: {value}\n"));
-                }
-            }
-        }
-    }
-    out
-}
-
-fn deadline(obj: &Value, old: &Value, errors: &mut ErrorList) {
-    const FIELD: [&str; 2] = ["spec", "activeDeadlineSeconds"];
-    let path = field::root("spec").child("activeDeadlineSeconds");
-    match (object::number(obj, &FIELD), object::number(old, &FIELD)) {
-        (None, Some(_)) => errors.push(Error::invalid(
-            path,
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        )),
-        (Some(new), Some(old)) if new > old => {
-            errors.push(Error::invalid(path, new, "must be less than or equal to previous value"));
-        }
-        _ => {}
-    }
-}
-
-/// Ephemeral containers can be added, and nothing else.
-fn validate_ephemeral(obj: &Value, old: &Value) -> ErrorList {
-    let path = field::root("spec").child("ephemeralContainers");
-    let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = pod_spec::validate(spec, &field::root("spec"));
-    let new = object::list(spec, &["ephemeralContainers"]);
-    for container in object::list(old, &["spec", "ephemeralContainers"]) {
-        let name = object::text(container, &["name"]);
-        match new.iter().find(|one| object::text(one, &["name"]) == name) {
-            None => errors.push(Error::forbidden(
-                &path,
-                format!("existing ephemeral containers {name:?} may not be removed\n"),
-            )),
-            Some(same) if same != container => {
-                errors.push(Error::forbidden(
-                    &path,
-                    format!("existing ephemeral containers {name:?} may not be changed\n"),
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    errors
 }
 
 #[cfg(test)]
@@ -369,8 +238,8 @@ mod tests {
 
     fn running() -> Value {
         json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"restartPolicy": "Always", "nodeName": "n",
-            "terminationGracePeriodSeconds": 30,
-            "containers": [{"name": "c", "image": "i:1", "imagePullPolicy": "Always"}],
+            "terminationGracePeriodSeconds": 30, "dnsPolicy": "Default",
+            "containers": [{"name": "c", "image": "i:1", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}],
             "tolerations": [{"key": "a", "operator": "Exists"}]}})
     }
 
@@ -397,10 +266,21 @@ mod tests {
         assert!(refused[0].starts_with(
             "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,"
         ));
-        assert!(refused[0].ends_with("- nodeName: \"n\"\n+ nodeName: \"other\"\n"));
-        assert_eq!(change(|p| p["spec"]["tolerations"] = json!([])).len(), 1);
+        assert!(
+            refused[0].contains("\n- \"NodeName\": \"n\",\n+ \"NodeName\": \"other\",\n"),
+            "{}",
+            refused[0]
+        );
+        assert_eq!(
+            change(|p| p["spec"]["tolerations"] = json!([])),
+            [
+                "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"
+            ]
+        );
         let more = change(|p| {
-            p["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "i"}));
+            let mut more = p["spec"]["containers"][0].clone();
+            more["name"] = json!("d");
+            p["spec"]["containers"].as_array_mut().unwrap().push(more);
         });
         assert_eq!(more, ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
     }
@@ -433,7 +313,7 @@ mod tests {
         });
         assert_eq!(
             errors,
-            ["spec: Invalid value: \"Guaranteed\": Pod QOS Class may not change as a result of resizing"]
+            ["spec: Invalid value: \"\": Pod QOS Class may not change as a result of resizing"]
         );
     }
 

@@ -56,10 +56,9 @@ pub(crate) fn items<'v>(obj: &'v mut Value, list: &str) -> impl Iterator<Item = 
 }
 
 fn container_defaults(container: &mut Value) {
-    if object::text(container, &["imagePullPolicy"]).is_empty()
-        && !object::text(container, &["image"]).is_empty()
-    {
-        let policy = if is_latest(object::text(container, &["image"])) { "Always" } else { "IfNotPresent" };
+    if object::text(container, &["imagePullPolicy"]).is_empty() {
+        let image = object::text(container, &["image"]);
+        let policy = if !image.is_empty() && is_latest(image) { "Always" } else { "IfNotPresent" };
         object::set(container, &["imagePullPolicy"], policy);
     }
 }

@@ -183,81 +183,12 @@ pub(super) fn changes(rules: &[Rule], object: &Value, old: &Value) -> ErrorList 
     errors
 }
 
-fn signed_name(text: &str) -> Result<(), String> {
-    let qualified = text.split_once('/').is_some_and(|(domain, name)| {
-        domain.contains('.') && name::dns1123_subdomain(domain).is_ok() && !name.is_empty()
-    });
-    let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
-    if qualified { Ok(()) } else { Err(why.to_owned()) }
-}
-
 /// IngressClass.
-pub(super) const INGRESS_CLASS: &[Rule] =
-    &[Rule::Named("spec.controller", signed_name), Rule::Fixed("spec.controller")];
-
-fn cidr(text: &str) -> Result<(), String> {
-    let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-    text.parse::<ipnet::IpNet>().map(drop).map_err(|_| why.to_owned())
-}
-
-/// ServiceCIDR.
-pub(super) const SERVICE_CIDR: &[Rule] = &[
-    Rule::Required("spec.cidrs", "at least one CIDR required"),
-    Rule::Check("spec.cidrs", |value, path, errors| {
-        for (i, text) in value.as_array().into_iter().flatten().filter_map(Value::as_str).enumerate() {
-            if let Err(why) = cidr(text) {
-                errors.push(Error::invalid(path.index(i), text, why));
-            }
-        }
-    }),
-];
-
-/// CSIDriver.
-pub(super) const CSI_DRIVER: &[Rule] = &[
-    Rule::OneOf("spec.fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]),
-    Rule::Check("spec.volumeLifecycleModes", |value, path, errors| {
-        const MODES: [&str; 2] = ["Persistent", "Ephemeral"];
-        for mode in value.as_array().into_iter().flatten().filter_map(Value::as_str) {
-            if !MODES.contains(&mode) {
-                errors.push(Error::not_supported(path, mode, &MODES));
-            }
-        }
-    }),
-    Rule::Fixed("spec.volumeLifecycleModes"),
-];
-
-/// CSINode.
-pub(super) const CSI_NODE: &[Rule] = &[
-    Rule::Each("spec.drivers", &[Rule::Required("name", ""), Rule::Required("nodeID", "")]),
-    Rule::Unique("spec.drivers", "name"),
-];
-
-/// CSIStorageCapacity.
-pub(super) const CSI_STORAGE_CAPACITY: &[Rule] = &[
-    Rule::Named("storageClassName", name::dns1123_subdomain),
-    Rule::Fixed("nodeTopology"),
-    Rule::Fixed("storageClassName"),
-];
-
-/// VolumeAttachment.
-pub(super) const VOLUME_ATTACHMENT: &[Rule] = &[
-    Rule::Required("spec.attacher", ""),
-    Rule::ExactlyOne(
-        "spec.source",
-        &["inlineVolumeSpec", "persistentVolumeName"],
-        "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-    ),
-    Rule::Named("spec.nodeName", name::dns1123_subdomain),
-    Rule::Fixed("spec"),
-];
+pub(super) const INGRESS_CLASS: &[Rule] = &[Rule::Fixed("spec.controller")];
 
 /// VolumeAttributesClass.
-pub(super) const VOLUME_ATTRIBUTES_CLASS: &[Rule] = &[
-    Rule::Required("driverName", ""),
-    Rule::Required("parameters", "must contain at least one key/value pair"),
-    Rule::Forbidden("driverName"),
-    Rule::Forbidden("parameters"),
-];
+pub(super) const VOLUME_ATTRIBUTES_CLASS: &[Rule] =
+    &[Rule::Forbidden("driverName"), Rule::Forbidden("parameters")];
 
 /// FlowSchema.
 pub(super) const FLOW_SCHEMA: &[Rule] = &[
@@ -486,11 +417,6 @@ mod tests {
     fn rules_tell_what_is_wrong_in_upstreams_words() {
         for (rules, object, expected) in [
             (
-                CSI_NODE,
-                json!({"spec": {"drivers": [{"name": ""}]}}),
-                vec!["spec.drivers[0].name: Required value", "spec.drivers[0].nodeID: Required value"],
-            ),
-            (
                 PRIORITY_LEVEL,
                 json!({"spec": {"type": "X"}}),
                 vec!["spec.type: Unsupported value: \"X\": supported values: \"Exempt\", \"Limited\""],
@@ -507,7 +433,6 @@ mod tests {
                     "spec.devices.requests[0]: Required value: exactly one of `exactly` or `firstAvailable` is required",
                 ],
             ),
-            (INGRESS_CLASS, json!({"spec": {"controller": "acme.io/foo"}}), vec![]),
         ] {
             assert_eq!(texts(&faults(rules, &object)), expected);
         }

@@ -2,18 +2,14 @@
 //!
 //! Source: `pkg/apis/core/v1/defaults.go`, `pkg/registry/core/service/strategy.go`, `ValidateService`.
 
+mod checks;
+
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use windlass_crd::{
-    field::{self, Error, ErrorList, Path},
-    name,
-};
+use windlass_crd::{field::ErrorList, name};
 
-use super::{
-    Column, Part, Strategy, columns, container, pod_defaults,
-    pod_spec::{not_negative, one_of},
-};
+use super::{Column, Part, Strategy, columns, pod_defaults};
 use crate::object;
 
 /// Service.
@@ -79,25 +75,19 @@ impl Strategy for Service {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        validate(obj)
+        checks::validate(obj, None)
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
-        if part != Part::Main {
-            return ErrorList::new();
+        match part {
+            Part::Main => checks::update(obj, old),
+            Part::Status => checks::status(obj, old),
+            _ => ErrorList::new(),
         }
-        let mut errors = validate(obj);
-        let old_ip = object::text(old, &["spec", "clusterIP"]);
-        let new_ip = object::text(obj, &["spec", "clusterIP"]);
-        if has_cluster_ip(obj) && has_cluster_ip(old) && !old_ip.is_empty() && new_ip != old_ip {
-            let path = field::root("spec").child("clusterIPs").index(0);
-            errors.push(Error::invalid(path, json!([new_ip]), "may not change once set"));
-        }
-        errors
     }
 
     fn check_name(&self, name: &str) -> Result<(), String> {
-        name::dns1035_label(name)
+        name::dns1123_label(name)
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -195,136 +185,6 @@ fn drop_what_the_type_has_not(obj: &mut Value, old: &Value) {
     }
 }
 
-fn validate(obj: &Value) -> ErrorList {
-    let path = field::root("spec");
-    let spec = obj.get("spec").unwrap_or(&Value::Null);
-    let mut errors = ErrorList::new();
-    let headless = object::text(spec, &["clusterIP"]) == "None";
-    let kinds = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-    if !kinds.contains(&kind(obj)) {
-        errors.push(Error::not_supported(path.child("type"), kind(obj), &kinds));
-    }
-    match kind(obj) {
-        "ExternalName" => external_name(spec, &path, &mut errors),
-        "NodePort" | "LoadBalancer" if headless => {
-            let detail = format!("may not be set to 'None' for {} services", kind(obj));
-            errors.push(Error::invalid(path.child("clusterIPs").index(0), "None", detail));
-        }
-        _ => {}
-    }
-    let ports = object::list(spec, &["ports"]);
-    if ports.is_empty() && !headless && kind(obj) != "ExternalName" {
-        errors.push(Error::required(path.child("ports"), ""));
-    }
-    validate_ports(ports, &path.child("ports"), &mut errors);
-    for (key, value) in object::at(spec, &["selector"]).and_then(Value::as_object).into_iter().flatten() {
-        let at = path.child("selector");
-        errors.extend(
-            name::qualified_name_faults(key).into_iter().map(|why| Error::invalid(&at, key.as_str(), why)),
-        );
-        let value = value.as_str().unwrap_or_default();
-        errors.extend(name::label_value_faults(value).into_iter().map(|why| Error::invalid(&at, value, why)));
-    }
-    if object::text(spec, &["sessionAffinity"]).is_empty() {
-        errors.push(Error::required(path.child("sessionAffinity"), ""));
-    }
-    one_of(spec, "sessionAffinity", &["ClientIP", "None"], &path, &mut errors);
-    affinity_timeout(spec, &path, &mut errors);
-    for (i, ip) in object::list(spec, &["externalIPs"]).iter().enumerate() {
-        let text = ip.as_str().unwrap_or_default();
-        if let Err(why) = name::ip(text) {
-            errors.push(Error::invalid(path.child("externalIPs").index(i), text, why));
-        }
-    }
-    policies(obj, spec, &path, &mut errors);
-    errors
-}
-
-fn external_name(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let cluster_ip = object::text(spec, &["clusterIP"]);
-    if !cluster_ip.is_empty() {
-        let detail = "may not be set for ExternalName services";
-        errors.push(Error::forbidden(path.child("clusterIPs").index(0), detail));
-    }
-    let host = object::text(spec, &["externalName"]).trim_end_matches('.');
-    if host.is_empty() {
-        errors.push(Error::required(path.child("externalName"), ""));
-    } else if let Err(why) = name::dns1123_subdomain(host) {
-        errors.push(Error::invalid(path.child("externalName"), host, why));
-    }
-}
-
-fn validate_ports(ports: &[Value], path: &Path, errors: &mut ErrorList) {
-    let mut names = BTreeSet::new();
-    let mut numbers = BTreeSet::new();
-    let mut node_ports = BTreeSet::new();
-    for (i, port) in ports.iter().enumerate() {
-        let at = path.index(i);
-        let given = object::text(port, &["name"]);
-        if given.is_empty() && ports.len() > 1 {
-            errors.push(Error::required(at.child("name"), ""));
-        } else if !given.is_empty() {
-            let faults = name::dns1123_label_faults(given);
-            errors.extend(faults.into_iter().map(|why| Error::invalid(at.child("name"), given, why)));
-            if !names.insert(given) {
-                errors.push(Error::duplicate(at.child("name"), given));
-            }
-        }
-        let number = object::number(port, &["port"]).unwrap_or(0);
-        if let Err(why) = name::port_number(number) {
-            errors.push(Error::invalid(at.child("port"), number, why));
-        }
-        let protocol = object::text(port, &["protocol"]);
-        if protocol.is_empty() {
-            errors.push(Error::required(at.child("protocol"), ""));
-        }
-        one_of(port, "protocol", &["SCTP", "TCP", "UDP"], &at, errors);
-        container::handler_port(port.get("targetPort"), &at.child("targetPort"), errors);
-        if !numbers.insert((number, protocol)) {
-            errors.push(Error::duplicate(&at, json!({"port": number, "protocol": protocol})));
-        }
-        let node_port = object::number(port, &["nodePort"]).unwrap_or(0);
-        if node_port != 0 && !node_ports.insert((node_port, protocol)) {
-            errors.push(Error::duplicate(at.child("nodePort"), node_port));
-        }
-        not_negative(port, "nodePort", &at, errors);
-    }
-}
-
-fn affinity_timeout(spec: &Value, path: &Path, errors: &mut ErrorList) {
-    let way = ["sessionAffinityConfig", "clientIP", "timeoutSeconds"];
-    let at = way.iter().fold(path.clone(), |path, name| path.child(*name));
-    if object::text(spec, &["sessionAffinity"]) != "ClientIP" {
-        return;
-    }
-    match object::number(spec, &way) {
-        Some(seconds) if !(1..=86_400).contains(&seconds) => {
-            let detail = "must be greater than 0 and less than 86400";
-            errors.push(Error::invalid(at, seconds, detail));
-        }
-        Some(_) => {}
-        None => errors.push(Error::required(at, "")),
-    }
-}
-
-fn policies(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
-    one_of(spec, "externalTrafficPolicy", &["Cluster", "Local"], path, errors);
-    one_of(spec, "internalTrafficPolicy", &["Cluster", "Local"], path, errors);
-    let external = object::text(spec, &["externalTrafficPolicy"]);
-    if !external.is_empty() && !is_external(obj) {
-        let detail = "may only be set for externally-accessible services";
-        errors.push(Error::invalid(path.child("externalTrafficPolicy"), external, detail));
-    }
-    if !matches!(kind(obj), "NodePort" | "LoadBalancer") {
-        for (i, port) in object::list(spec, &["ports"]).iter().enumerate() {
-            if object::number(port, &["nodePort"]).unwrap_or(0) != 0 {
-                let at = path.child("ports").index(i).child("nodePort");
-                errors.push(Error::forbidden(at, format!("may not be used when `type` is '{}'", kind(obj))));
-            }
-        }
-    }
-}
-
 fn cluster_ip(obj: &Value) -> String {
     columns::or_none(object::text(obj, &["spec", "clusterIP"]))
 }
@@ -367,11 +227,6 @@ fn ports(obj: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use expect_test::expect;
-
-    fn faults(obj: &Value) -> String {
-        Service.validate(obj).iter().map(|e| format!("{e}\n")).collect()
-    }
 
     #[test]
     fn defaults_follow_the_type() {
@@ -386,26 +241,6 @@ mod tests {
                 "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"},
                           {"port": 81, "targetPort": "web", "protocol": "TCP", "name": "b"}]})
         );
-    }
-
-    #[test]
-    fn faults_are_upstreams() {
-        expect![[r#"
-            spec.ports: Required value
-            spec.sessionAffinity: Required value
-        "#]]
-        .assert_eq(&faults(&json!({"spec": {"type": "ClusterIP"}})));
-        expect![[r#"
-            spec.type: Unsupported value: "X": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
-            spec.ports[0].name: Required value
-            spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
-            spec.ports[0].targetPort: Invalid value: 0: must be between 1 and 65535, inclusive
-            spec.ports[1].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"
-            spec.ports[1].nodePort: Forbidden: may not be used when `type` is 'X'
-        "#]]
-        .assert_eq(&faults(&json!({"spec": {"type": "X", "sessionAffinity": "None", "ports": [
-            {"port": 0, "protocol": "TCP", "targetPort": 0},
-            {"name": "b", "port": 1, "protocol": "ICMP", "targetPort": 1, "nodePort": 30000}]}})));
     }
 
     #[test]
