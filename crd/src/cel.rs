@@ -137,6 +137,10 @@ pub enum LoopKind {
     TransformMap,
     /// A map of other entries.
     TransformMapEntry,
+    /// What is made of a value, if there is one.
+    OptMap,
+    /// The same, where what is made may be missing, too.
+    OptFlatMap,
 }
 
 /// A literal.

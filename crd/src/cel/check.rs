@@ -225,6 +225,14 @@ impl Checker<'_> {
             Type::List(item, _) => (Type::Int, (**item).clone()),
             Type::Map(key, value, _) => ((**key).clone(), (**value).clone()),
             Type::Dyn => (Type::Dyn, Type::Dyn),
+            Type::Optional(inner) if matches!(looped.kind, LoopKind::OptMap | LoopKind::OptFlatMap) => {
+                (Type::Dyn, (**inner).clone())
+            }
+            other if matches!(looped.kind, LoopKind::OptMap | LoopKind::OptFlatMap) => {
+                let why = format!("found no matching overload for 'hasValue' applied to '{other}.()'");
+                self.fault(at, why);
+                (Type::Dyn, Type::Dyn)
+            }
             other => {
                 let why = format!(
                     "expression of type '{other}' cannot be range of a comprehension (must be list, map, or dynamic)"
@@ -259,6 +267,11 @@ impl Checker<'_> {
             LoopKind::All | LoopKind::Exists | LoopKind::ExistsOne => Type::Bool,
             LoopKind::Filter => Type::List(Arc::new(one), size),
             LoopKind::Map | LoopKind::TransformList => Type::List(Arc::new(body), size),
+            LoopKind::OptMap => Type::optional(body),
+            LoopKind::OptFlatMap => match body {
+                body @ (Type::Optional(_) | Type::Dyn) => body,
+                other => self.fault(at, format!("expected type 'optional_type(dyn)' but found '{other}'")),
+            },
             LoopKind::TransformMap => Type::Map(Arc::new(key), Arc::new(body), size),
             LoopKind::TransformMapEntry => match body {
                 Type::Map(key, value, _) => Type::Map(key, value, size),

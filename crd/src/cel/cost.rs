@@ -119,6 +119,7 @@ fn of_loop(looped: &Loop, env: &Env) -> u64 {
     let (key, item) = match &range {
         Type::List(item, _) => (Type::Int, (**item).clone()),
         Type::Map(key, value, _) => ((**key).clone(), (**value).clone()),
+        Type::Optional(inner) => (Type::Dyn, (**inner).clone()),
         _ => (Type::Dyn, Type::Dyn),
     };
     let mut inner = env.clone();
@@ -141,9 +142,12 @@ fn of_loop(looped: &Loop, env: &Env) -> u64 {
         LoopKind::Exists => 4,
         LoopKind::ExistsOne => 2,
         LoopKind::Map | LoopKind::Filter | LoopKind::TransformList => LIST + 2,
-        LoopKind::TransformMap | LoopKind::TransformMapEntry => 2,
+        LoopKind::TransformMap | LoopKind::TransformMapEntry | LoopKind::OptMap | LoopKind::OptFlatMap => 2,
     };
-    let turns = range.size_max().unwrap_or(u64::MAX);
+    let turns = match range {
+        Type::Optional(_) => 1,
+        range => range.size_max().unwrap_or(u64::MAX),
+    };
     let each = body.saturating_add(filter).saturating_add(turn);
     estimate(&looped.range, env).saturating_add(turns.saturating_mul(each)).saturating_add(2)
 }

@@ -325,6 +325,8 @@ fn method(at: At, target: Node, function: String, mut args: Vec<Node>) -> Parsed
         ("map", 2) => Some((LoopKind::Map, 1, false)),
         ("map", 3) => Some((LoopKind::Map, 1, true)),
         ("filter", 2) => Some((LoopKind::Filter, 1, false)),
+        ("optMap", 2) => Some((LoopKind::OptMap, 1, false)),
+        ("optFlatMap", 2) => Some((LoopKind::OptFlatMap, 1, false)),
         ("transformList", 3 | 4) => Some((LoopKind::TransformList, 2, args.len() == 4)),
         ("transformMap", 3 | 4) => Some((LoopKind::TransformMap, 2, args.len() == 4)),
         ("transformMapEntry", 3 | 4) => Some((LoopKind::TransformMapEntry, 2, args.len() == 4)),

@@ -42,6 +42,11 @@ fn types_follow_from_expressions() {
         ("object.spec.limits.all(k, v, v > 0)", "bool"),
         ("object.spec.names.transformMap(i, n, i)", "map(int, int)"),
         ("object.spec.?replicas.orValue(3)", "int"),
+        ("object.spec.?replicas.optMap(r, r > 3).orValue(true)", "bool"),
+        (
+            "object.spec.?replicas.optFlatMap(r, r > 3 ? optional.of('x') : optional.none())",
+            "optional_type(string)",
+        ),
         ("[1, 2u, 'x']", "list(dyn)"),
         ("{'a': [1]}", "map(string, list(int))"),
         ("any.whatever[3].x", "dyn"),

@@ -6,6 +6,7 @@
 
 mod authorizer;
 mod objects;
+mod optionals;
 mod pairs;
 mod rewrite;
 mod rules;

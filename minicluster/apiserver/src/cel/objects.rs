@@ -353,6 +353,9 @@ mod tests {
             "self.map.transformMapEntry(k, v, {v: k}) == {'c': 'a-b', 'e': 'd'}",
             "self.list.all(i, v, self.map.all(i, v, v in ['c', 'e']) && i < 3)",
             "self.list.transformList(i, v, [1].map(v, v + i)) == [[1], [2], [3]]",
+            "self.?n.optMap(n, n == 3).orValue(false) && self.?none.optMap(n, n == 3).orValue(true)",
+            "self.?n.optFlatMap(n, n > 3 ? optional.of(n) : optional.none()).orValue(7) == 7",
+            "self.list.all(i, n, self.?n.optMap(n, n == 3).orValue(false) && i < 3)",
             "!has(self.any.other) && self.any.deep == 5",
         ] {
             assert_eq!(against(&with(json!({"rule": rule})), &obj, None), Vec::<String>::new(), "{rule}");

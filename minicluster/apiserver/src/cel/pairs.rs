@@ -13,6 +13,8 @@ use kube_cel::cel::{
     objects::{Key, Map},
 };
 
+use super::optionals;
+
 /// Makes of a list or a map the list of its pairs.
 const ENTRIES: &str = "@entries";
 
@@ -175,9 +177,12 @@ fn put(at: &mut IdedExpr, name: &str, pair: &str, which: i64) {
     match &mut at.expr {
         Expr::Ident(found) if found == name => *at = place(id, pair, which),
         Expr::Call(call) => {
-            let hidden = kind_of(call).is_some()
-                && call.args.iter().take(2).any(|arg| matches!(&arg.expr, Expr::Ident(own) if own == name));
-            let variables = if kind_of(call).is_some() { 2 } else { 0 };
+            let variables = match kind_of(call) {
+                Some(_) => 2,
+                None => usize::from(optionals::is_macro(call)),
+            };
+            let own = |arg: &IdedExpr| matches!(&arg.expr, Expr::Ident(own) if own == name);
+            let hidden = call.args.iter().take(variables).any(own);
             if let Some(target) = &mut call.target {
                 put(target, name, pair, which);
             }

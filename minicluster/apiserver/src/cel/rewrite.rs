@@ -12,7 +12,7 @@ use kube_cel::cel::{
     },
 };
 
-use super::pairs;
+use super::{optionals, pairs};
 
 /// The function that counts.
 pub(super) const STEP: &str = "@step";
@@ -31,6 +31,11 @@ pub(super) fn rewrite(mut expression: IdedExpr) -> Result<IdedExpr, String> {
 
 fn walk(at: &mut IdedExpr) -> Result<(), String> {
     at.expr = match std::mem::take(&mut at.expr) {
+        // The engine looks up a missing field of what is there as if it had to be.
+        Expr::Call(call) if call.func_name == operators::OPT_SELECT => {
+            Expr::Call(CallExpr { func_name: operators::OPT_INDEX.to_owned(), ..call })
+        }
+        Expr::Call(call) if optionals::is_macro(&call) => optionals::expanded(at.id, call),
         Expr::Call(call) => pairs::expanded(at.id, call),
         Expr::Select(select) => looked_up(at.id, select),
         other => other,
