@@ -77,8 +77,7 @@ enum Command {
 pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     match &options.command {
         Command::Print { project, output } => {
-            print!("{}", output::objects(&definitions(project)?, *output)?);
-            Ok(())
+            output::print(&output::objects(&definitions(project)?, *output)?)
         }
         Command::Check { project, file } => {
             let all = file.as_deref().map_or_else(|| definitions(project), read)?;
@@ -170,18 +169,22 @@ async fn compare(old: &[Value], new: &[Value], objects: &[Value], output: Output
     }
     let refused = refused(new, objects).await?;
     match output {
-        Output::Json => print!("{}", output::pretty(&json!({ "changes": findings, "refused": refused }))?),
+        Output::Json => output::print(&output::pretty(&json!({ "changes": findings, "refused": refused }))?)?,
+        Output::Text if findings.is_empty() && refused.is_empty() => {
+            output::print("nothing that stored objects would notice\n")?;
+        }
         Output::Text => {
-            findings.iter().for_each(|finding| println!("{finding}"));
-            refused.iter().for_each(|(name, why)| println!("refused {name}: {why}"));
-            if findings.is_empty() && refused.is_empty() {
-                println!("nothing that stored objects would notice");
-            }
+            let found = findings.iter().map(|finding| format!("{finding}\n"));
+            let said = refused.iter().map(|(name, why)| format!("refused {name}: {why}\n"));
+            output::print(&found.chain(said).collect::<String>())?;
         }
     }
     let breaks = findings.iter().filter(|finding| finding.breaks).count() + refused.len();
-    ensure!(breaks == 0, "{breaks} changes may break objects that are stored");
-    Ok(())
+    match breaks {
+        0 => Ok(()),
+        1 => bail!("one change may break objects that are stored"),
+        many => bail!("{many} changes may break objects that are stored"),
+    }
 }
 
 /// The objects that an API server with these definitions refuses, and why.

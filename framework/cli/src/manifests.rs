@@ -88,10 +88,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match (&options.out, options.check) {
         (Some(dir), true) => check(dir, &files),
         (Some(dir), false) => write(dir, &files),
-        (None, _) if files.len() == 1 => {
-            files.values().for_each(|text| print!("{text}"));
-            Ok(())
-        }
+        (None, _) if files.len() == 1 => files.values().try_for_each(|text| output::print(text)),
         (None, _) => bail!("these are {} files: say with --out where they are to be", files.len()),
     }
 }

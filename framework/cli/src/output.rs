@@ -1,5 +1,7 @@
 //! What is printed: text for people, JSON for programs, and YAML where objects are handed on.
 
+use std::io::{ErrorKind, Write};
+
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -12,6 +14,15 @@ pub(crate) enum Output {
     Text,
     /// For programs
     Json,
+}
+
+/// Prints a text. Who reads it may have seen enough before its end, as `head` has: that is no failure.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Objects one after the other, as `kubectl apply -f -` takes them; in JSON they are one List.

@@ -23,8 +23,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let description = options.project.describe()?;
     let namespace = options.namespace.as_ref().unwrap_or(&description.name);
-    print!("{}", output::objects(&objects(&description, namespace)?, options.output)?);
-    Ok(())
+    output::print(&output::objects(&objects(&description, namespace)?, options.output)?)
 }
 
 /// The account, the roles and what binds them.

@@ -47,8 +47,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let report = report::Report::new(&facts, windlass::clock::now());
     match options.output {
-        Output::Text => print!("{report}"),
-        Output::Json => print!("{}", output::pretty(&report)?),
+        Output::Text => output::print(&report.to_string()),
+        Output::Json => output::print(&output::pretty(&report)?),
     }
-    Ok(())
 }

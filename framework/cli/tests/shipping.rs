@@ -118,7 +118,7 @@ fn a_change_is_tried_on_what_is_stored() {
     assert_eq!((code, err.as_str()), (1, "windlass: 2 changes may break objects that are stored\n"));
     expect![[r#"
         breaks sails.harbour.dev v1 spec: the rule "self.area < 100" is new: what does not follow it is refused
-        refused Sail sea/main: Sail.harbour.dev "main" is invalid: spec: Invalid value: "object": no ship carries it
+        refused Sail sea/main: Sail.harbour.dev "main" is invalid: spec: Invalid value: no ship carries it
     "#]]
     .assert_eq(&out);
     let (code, out, _) = windlass(&dir, "crd diff old.json new.json -o json");

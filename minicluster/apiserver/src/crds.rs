@@ -5,6 +5,7 @@
 
 pub(crate) mod conversion;
 pub(crate) mod ending;
+mod json_path;
 
 use std::{
     cmp::Ordering,
@@ -238,7 +239,7 @@ fn columns(version: &Value) -> Vec<Column> {
     printer
         .iter()
         .map(|c| {
-            let path: Vec<String> = json_path(object::text(c, &["jsonPath"]));
+            let path = json_path::steps(object::text(c, &["jsonPath"]));
             let type_ = match object::text(c, &["type"]) {
                 "integer" => "integer",
                 "number" => "number",
@@ -255,36 +256,8 @@ fn columns(version: &Value) -> Vec<Column> {
         .collect()
 }
 
-/// `.spec.a['b.c'].d[0]` as steps.
-fn json_path(text: &str) -> Vec<String> {
-    let mut steps = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        if let Some(quoted) = rest.strip_prefix("['").or_else(|| rest.strip_prefix("[\"")) {
-            let end = quoted.find(['\'', '"']).unwrap_or(quoted.len());
-            steps.push(quoted[..end].to_owned());
-            rest = quoted[end..].trim_start_matches(['\'', '"', ']']);
-        } else if let Some(index) = rest.strip_prefix('[') {
-            let end = index.find(']').unwrap_or(index.len());
-            steps.push(index[..end].to_owned());
-            rest = index[end..].trim_start_matches(']');
-        } else {
-            rest = rest.trim_start_matches('.');
-            let end = rest.find(['.', '[']).unwrap_or(rest.len());
-            if end > 0 {
-                steps.push(rest[..end].replace("\\", ""));
-            }
-            rest = &rest[end..];
-        }
-    }
-    steps
-}
-
 fn cell(obj: &Value, path: &[String], type_: &str) -> Value {
-    let found = path.iter().try_fold(obj, |v, step| match step.parse::<usize>() {
-        Ok(i) if v.is_array() => v.get(i),
-        _ => v.get(step.as_str()),
-    });
+    let found = json_path::find(obj, path);
     match (found, type_) {
         (None | Some(Value::Null), _) => Value::Null,
         (Some(Value::String(time)), "date") => table::since(time).into(),
@@ -480,15 +453,6 @@ mod tests {
                 "foo1",
                 "foo10",
             ]
-        );
-    }
-
-    #[test]
-    fn json_paths_split_into_steps() {
-        assert_eq!(json_path(".spec.replicas"), ["spec", "replicas"]);
-        assert_eq!(
-            json_path(".metadata.annotations['a.b/c'].d[0]"),
-            ["metadata", "annotations", "a.b/c", "d", "0"]
         );
     }
 

@@ -366,7 +366,12 @@ fn defaults(notes: &mut Notes, old: &Value, new: &Value) {
 }
 
 fn show(value: Option<&Value>) -> String {
-    value.map_or_else(|| "not set".to_owned(), ToString::to_string)
+    match value {
+        None => "not set".to_owned(),
+        // Bounds of integers are written as numbers with a fraction.
+        Some(Value::Number(number)) => number.as_f64().map_or_else(|| number.to_string(), |n| n.to_string()),
+        Some(other) => other.to_string(),
+    }
 }
 
 fn list<'a>(values: impl Iterator<Item = &'a Value>) -> String {
