@@ -277,8 +277,12 @@ pub fn api(
             let PortRange(first, last) = options.apiserver.service_node_port_range;
             (first, last)
         },
-        issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
+        issuer: match options.apiserver.identity.service_account_issuer.first() {
+            Some(issuer) => issuer.clone(),
+            None => format!("https://kubernetes.default.svc.{}", options.cluster_domain),
+        },
         token_key_pkcs8: pki.token_key(),
+        token_keys: options.apiserver.identity.token_keys(),
         ca_pem: pki.ca_pem().to_owned(),
         git_version: VERSION.to_owned(),
         kubelet_tls: Some(pki.client_tls(&to_kubelets)?),

@@ -118,7 +118,7 @@ impl Drop for Files {
 
 fn signer() -> Tokens {
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
-    Tokens::new(pkcs8.as_ref(), "").unwrap()
+    Tokens::new(pkcs8.as_ref(), "", &minicluster_apiserver::token::Settings::default()).unwrap()
 }
 
 /// Status and message of a request with a token, or what a success shows.
@@ -268,7 +268,7 @@ mod rotating {
         }
 
         pub(super) fn key_set(&self) -> Value {
-            self.0.lock().unwrap().0.key_set()
+            self.0.lock().unwrap().0.key_set().clone()
         }
 
         pub(super) fn discovery(&self, issuer: &str) -> Value {

@@ -33,7 +33,7 @@ use crate::{
     services::Services,
     serving,
     status::ApiResult,
-    token::Tokens,
+    token::{self, Tokens},
 };
 
 /// How long events live, as upstream's `--event-ttl`.
@@ -52,6 +52,8 @@ pub struct Config {
     pub issuer: String,
     /// The key that signs service account tokens: PKCS#8, ECDSA P-256.
     pub token_key_pkcs8: Vec<u8>,
+    /// Which keys sign and verify those tokens, beside that one.
+    pub token_keys: token::Settings,
     /// The CA that clients may verify the server with; published to pods.
     pub ca_pem: String,
     /// Shown in `/version`.
@@ -90,6 +92,7 @@ impl Config {
             node_ports: (30_000, 32_767),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             token_key_pkcs8,
+            token_keys: token::Settings::default(),
             ca_pem: String::new(),
             git_version: "v1.36.0".to_owned(),
             kubelet_tls: None,
@@ -192,7 +195,7 @@ impl Api {
             services: Services::new(&store, config.service_cidr, config.node_ports),
             authenticator: Authenticator::new(&config).map_err(SetupError::Access)?,
             authorizer: Authorizer::new(&store, &config.authorization).map_err(SetupError::Access)?,
-            tokens: Tokens::new(&config.token_key_pkcs8, &config.issuer)?,
+            tokens: Tokens::new(&config.token_key_pkcs8, &config.issuer, &config.token_keys)?,
             definitions: Definitions::new(&store),
             discovery: Discovery::default(),
             documents: Mutex::default(),

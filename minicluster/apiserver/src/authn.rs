@@ -25,6 +25,7 @@ pub(crate) use certificates::AnyHolder;
 pub use certificates::PeerCertificate;
 pub use config::{Oidc, RequestHeader, Settings, WebhookSettings};
 pub use impersonate::impersonate;
+pub(crate) use jwt::{Jws, Keys};
 pub(crate) use service_account::fill_secrets;
 
 use crate::{
@@ -129,7 +130,7 @@ impl Authenticator {
         let file = settings.config_file.as_deref().map(Watched::open).transpose()?;
         let configured = config::configured(settings, file.as_ref(), &config.issuer)?;
         let audiences = match settings.api_audiences.as_slice() {
-            [] => vec![config.issuer.clone()],
+            [] => std::iter::once(&config.issuer).chain(&config.token_keys.more_issuers).cloned().collect(),
             given => given.to_vec(),
         };
         Ok(Self {

@@ -275,7 +275,7 @@ fn paths(
         "" => Ok(body::json(StatusCode::OK, read::line(&serde_json::json!({ "paths": known_paths(api) })))),
         "/version" => Ok(body::json(StatusCode::OK, read::line(&version(api)))),
         "/metrics" => Ok(body::text(StatusCode::OK, api.metrics.text())),
-        "/openid/v1/jwks" => Ok(body::json(StatusCode::OK, read::line(&api.tokens.key_set()))),
+        "/openid/v1/jwks" => Ok(body::json(StatusCode::OK, read::line(api.tokens.key_set()))),
         "/.well-known/openid-configuration" => Ok(body::json(StatusCode::OK, read::line(&openid(api)))),
         path if path.starts_with("/version/") || path.starts_with("/api/") => {
             Err(ApiError::no_such_resource())
@@ -335,9 +335,14 @@ fn version(api: &Api) -> serde_json::Value {
 
 fn openid(api: &Api) -> serde_json::Value {
     let issuer = &api.config.issuer;
+    let keys = match api.config.token_keys.jwks_uri.as_str() {
+        "" => format!("{issuer}/openid/v1/jwks"),
+        given => given.to_owned(),
+    };
     serde_json::json!({
-        "issuer": issuer, "jwks_uri": format!("{issuer}/openid/v1/jwks"), "response_types_supported": ["id_token"],
-        "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+        "issuer": issuer, "jwks_uri": keys, "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": api.tokens.algorithms(),
     })
 }
 

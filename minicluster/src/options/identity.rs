@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
-use minicluster_apiserver::{authn, authz, files::duration};
+use minicluster_apiserver::{authn, authz, files::duration, token};
 
 /// Authentication and authorization.
 #[derive(Args, Clone, Debug)]
@@ -58,6 +58,20 @@ pub struct IdentityOptions {
     /// The audiences that mean this server [default: the issuer of service account tokens]
     #[arg(long, value_delimiter = ',', value_name = "AUDIENCE,...")]
     pub api_audiences: Vec<String>,
+    /// Keys that verify service account tokens, PEM of RSA or ECDSA, private or public; may be given several times
+    /// [default: the key that signs]
+    #[arg(long, value_name = "FILE")]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// The key that signs service account tokens [default: one of the cluster's own]
+    #[arg(long, value_name = "FILE")]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// Who issues service account tokens; given several times, the first issues and all are accepted
+    /// [default: https://kubernetes.default.svc.DOMAIN]
+    #[arg(long, value_name = "ISSUER")]
+    pub service_account_issuer: Vec<String>,
+    /// Where others find the keys of service account tokens [default: below the issuer]
+    #[arg(long, default_value = "", value_name = "URI", hide_default_value = true)]
+    pub service_account_jwks_uri: String,
     /// The longest life of a service account token [default: whatever is asked for]
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     pub service_account_max_token_expiration: Option<Duration>,
@@ -131,6 +145,7 @@ impl IdentityOptions {
                         --authorization-webhook-* flags are defined"
                 .to_owned());
         }
+        self.check_accounts()?;
         if self.requestheader_client_ca_file.is_some() && self.requestheader_username_headers.is_empty() {
             return Err("--requestheader-client-ca-file needs --requestheader-username-headers".to_owned());
         }
@@ -144,6 +159,40 @@ impl IdentityOptions {
             return Err("--requestheader-*: empty header \"\"".to_owned());
         }
         Ok(())
+    }
+
+    fn check_accounts(&self) -> Result<(), String> {
+        let mut seen: Vec<&str> = Vec::new();
+        for issuer in &self.service_account_issuer {
+            if issuer.is_empty() {
+                return Err("service-account-issuer should not be an empty string".to_owned());
+            }
+            if seen.contains(&issuer.as_str()) {
+                return Err(format!("service-account-issuer \"{issuer}\" is already specified"));
+            }
+            seen.push(issuer);
+        }
+        if self.service_account_signing_key_file.is_some() && self.service_account_key_file.is_empty() {
+            return Err(
+                "--service-account-key-file must be specified when --service-account-signing-key-file is"
+                    .to_owned(),
+            );
+        }
+        let uri = &self.service_account_jwks_uri;
+        if !uri.is_empty() && !uri.starts_with("https://") {
+            return Err(format!("service-account-jwks-uri requires https scheme, parsed as: {uri}"));
+        }
+        Ok(())
+    }
+
+    /// The keys of service account tokens.
+    pub fn token_keys(&self) -> token::Settings {
+        token::Settings {
+            signing_key_file: self.service_account_signing_key_file.clone(),
+            key_files: self.service_account_key_file.clone(),
+            more_issuers: self.service_account_issuer.iter().skip(1).cloned().collect(),
+            jwks_uri: self.service_account_jwks_uri.clone(),
+        }
     }
 
     /// Who may do what.
@@ -243,6 +292,11 @@ mod tests {
             "--anonymous-auth=false",
             "--requestheader-username-headers=X-Remote-User,X-Other",
             "--oidc-required-claim=a=b",
+            "--service-account-key-file=/a",
+            "--service-account-key-file=/b",
+            "--service-account-signing-key-file=/c",
+            "--service-account-issuer=https://new",
+            "--service-account-issuer=https://old",
             "--service-account-max-token-expiration=24h",
         ])
         .unwrap();
@@ -253,6 +307,24 @@ mod tests {
         assert_eq!(authentication.request_header.username_headers.len(), 2);
         assert_eq!(authentication.oidc.required_claims["a"], "b");
         assert_eq!(all.token_seconds_max(), 86_400);
+        let keys = all.token_keys();
+        assert_eq!((keys.key_files.len(), keys.more_issuers), (2, vec!["https://old".to_owned()]));
+        for (words, why) in [
+            (
+                vec!["--service-account-signing-key-file=/c"],
+                "--service-account-key-file must be specified when --service-account-signing-key-file is",
+            ),
+            (
+                vec!["--service-account-issuer=a", "--service-account-issuer=a"],
+                "service-account-issuer \"a\" is already specified",
+            ),
+            (
+                vec!["--service-account-jwks-uri=http://a"],
+                "service-account-jwks-uri requires https scheme, parsed as: http://a",
+            ),
+        ] {
+            assert_eq!(parse(&words).unwrap_err(), why);
+        }
         assert_eq!(parse(&["--anonymous-auth"]).unwrap().anonymous_auth, Some(true));
     }
 

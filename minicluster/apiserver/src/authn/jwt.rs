@@ -20,7 +20,7 @@ use crate::{
     outbound::{self, Backend},
     token::untrusted_issuer,
 };
-use keys::{Jws, Keys};
+pub(crate) use keys::{Jws, Keys};
 
 /// How long an issuer may take to answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);

@@ -11,16 +11,16 @@ const TOKEN_BYTES_MAX: usize = 64 << 10;
 const KEYS_MAX: usize = 256;
 
 /// A token taken apart, not verified yet.
-pub(super) struct Jws {
+pub(crate) struct Jws {
     pub(super) algorithm: String,
     key_id: String,
     signed: String,
     signature: Vec<u8>,
-    pub(super) claims: Map<String, Value>,
+    pub(crate) claims: Map<String, Value>,
 }
 
 impl Jws {
-    pub(super) fn read(token: &str) -> Result<Self, &'static str> {
+    pub(crate) fn read(token: &str) -> Result<Self, &'static str> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err("oidc: malformed jwt: too long");
         }
@@ -71,17 +71,22 @@ struct Key {
 
 /// The keys of an issuer.
 #[derive(Debug)]
-pub(super) struct Keys(Vec<Key>);
+pub(crate) struct Keys(Vec<Key>);
 
 impl Keys {
     /// Reads a JSON Web Key Set. Keys of other kinds are left out.
-    pub(super) fn read(set: &Value) -> Self {
+    pub(crate) fn read(set: &Value) -> Self {
         let all = set.get("keys").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         Self(all.iter().take(KEYS_MAX).filter_map(key).collect())
     }
 
+    /// Whether there is a key of the name that the token gives; any, when it gives none.
+    pub(crate) fn has(&self, jws: &Jws) -> bool {
+        self.0.iter().any(|key| jws.key_id.is_empty() || key.id == jws.key_id)
+    }
+
     /// Whether one of the keys signed the token.
-    pub(super) fn verify(&self, jws: &Jws) -> bool {
+    pub(crate) fn verify(&self, jws: &Jws) -> bool {
         self.0
             .iter()
             .filter(|key| jws.key_id.is_empty() || key.id == jws.key_id)
@@ -167,7 +172,7 @@ mod tests {
     fn tokens() -> Tokens {
         let pkcs8 =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
-        Tokens::new(pkcs8.as_ref(), "https://a").unwrap()
+        Tokens::new(pkcs8.as_ref(), "https://a", &crate::token::Settings::default()).unwrap()
     }
 
     #[test]
@@ -176,9 +181,9 @@ mod tests {
         let token = ours.sign(&json!({"iss": "https://a", "sub": "x"}));
         let jws = Jws::read(&token).unwrap();
         assert_eq!(jws.claims["sub"], "x");
-        assert!(Keys::read(&ours.key_set()).verify(&jws));
-        assert!(!Keys::read(&other.key_set()).verify(&jws));
-        let mut wrong = ours.key_set();
+        assert!(Keys::read(ours.key_set()).verify(&jws));
+        assert!(!Keys::read(other.key_set()).verify(&jws));
+        let mut wrong = ours.key_set().clone();
         wrong["keys"][0]["alg"] = "ES384".into();
         assert!(!Keys::read(&wrong).verify(&jws));
         wrong["keys"][0]["alg"] = "ES256".into();

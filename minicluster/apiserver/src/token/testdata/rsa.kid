@@ -1,0 +1,1 @@
+hVrBmr9OGsq0LaLgLaBkbO9v4lickRe2PW4gJbF_zUI
