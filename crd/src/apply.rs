@@ -128,7 +128,8 @@ pub fn update(
     let taken = stripped(&changes.added.union(&changes.modified));
     if !taken.is_empty() {
         let before = managers.position(&owner).map(|at| managers.0[at].set()).unwrap_or_default();
-        managers.put(&owner, &before.union(&taken), Some(manager.time.to_owned()));
+        let time = Some(manager.time.to_owned()).filter(|time| !time.is_empty());
+        managers.put(&owner, &before.union(&taken), time);
     }
     managers.drop_empty();
     managers.cap();

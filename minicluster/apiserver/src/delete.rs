@@ -83,8 +83,8 @@ impl Options {
         self.grace = object::number(given, &["gracePeriodSeconds"]).or(self.grace);
         let own = |path: &[&str]| object::at(given, path).and_then(Value::as_str).map(str::to_owned);
         self.propagation = own(&["propagationPolicy"]).or(self.propagation.take());
-        if given.get("orphanDependents").and_then(Value::as_bool) == Some(true) {
-            self.propagation = Some("Orphan".to_owned());
+        if let Some(orphan) = given.get("orphanDependents").and_then(Value::as_bool) {
+            self.propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned());
         }
         self.uid = own(&["preconditions", "uid"]);
         self.resource_version = own(&["preconditions", "resourceVersion"]);
@@ -108,6 +108,7 @@ enum Deleted {
 pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let options = Options::read(cx, &body)?;
     let form = cx.form()?;
+    warn(cx, &options);
     match delete(cx, &cx.info.namespace, &cx.info.name, &options).await? {
         Deleted::Waiting(obj) => read::value(cx, form, StatusCode::OK, &obj),
         Deleted::Gone(obj) if returns_object(&cx.resource) => read::value(cx, form, StatusCode::OK, &obj),
@@ -126,10 +127,19 @@ pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     }
 }
 
+fn warn(cx: &Context, options: &Options) {
+    if options.propagation.is_none()
+        && let Some(warning) = cx.resource.strategy.deletion_warning()
+    {
+        cx.warn(warning.to_owned());
+    }
+}
+
 /// Kinds whose deletion answers with the object rather than a `Status`.
 fn returns_object(resource: &Resource) -> bool {
-    let of_devices = resource.group == "resource.k8s.io";
-    of_devices
+    let of_storage = resource.group == "storage.k8s.io" && resource.plural != "csistoragecapacities";
+    of_storage
+        || resource.group == "resource.k8s.io"
         || resource.group.is_empty()
             && matches!(
                 resource.plural.as_ref(),
@@ -150,6 +160,7 @@ fn returns_object(resource: &Resource) -> bool {
 pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let options = Options::read(cx, &body)?;
     let form = cx.form()?;
+    warn(cx, &options);
     let selectors = Selectors::of(cx)?;
     let (entries, revision) = read::select(cx, &selectors).await?;
     let mut items = Vec::with_capacity(entries.len());
@@ -258,7 +269,9 @@ fn begin(cx: &Context, old: &Value, options: &Options) -> Option<(Value, bool)> 
     if changed {
         object::set(&mut obj, &["metadata", "finalizers"], finalizers);
     }
-    let before = object::number(old, &["metadata", "deletionGracePeriodSeconds"]);
+    // Kinds that are not given time may end without a number of seconds.
+    let seconds = || object::number(old, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
+    let before = is_deleting(old).then(seconds);
     let shortens = before.is_none_or(|b| grace < b);
     if !is_deleting(old) || (shortens && before != Some(0)) {
         changed = true;

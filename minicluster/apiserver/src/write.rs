@@ -372,6 +372,7 @@ fn patch_error(error: &patch::PatchError) -> ApiError {
             ApiError::invalid_text("the server rejected our request due to an error in our request")
         }
         patch::PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+        patch::PatchError::Unmergeable(_) => ApiError::unknown(error.to_string()),
         _ => ApiError::too_large_text(error.to_string()),
     }
 }
@@ -554,7 +555,7 @@ async fn modify_once(
         errors.extend(own_errors(cx, &obj, Some(old)));
         errors.extend(resource.strategy.validate_update(part, &obj, old));
         refuse(cx, &obj, &errors)?;
-        for warning in resource.strategy.warnings(&obj) {
+        for warning in resource.strategy.update_warnings(part, &obj, old) {
             cx.warn(warning);
         }
     }

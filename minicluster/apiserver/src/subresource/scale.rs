@@ -48,10 +48,10 @@ pub(super) async fn handle(cx: &Context, request: Request<Body>) -> ApiResult<Re
         let mut obj = old.clone();
         let path = replicas_path(cx);
         object::set(&mut obj, &path.iter().map(String::as_str).collect::<Vec<_>>(), replicas);
-        // The replicas now belong to whoever scaled, under the subresource's name.
-        let (api_version, time) = (cx.resource.api_version(), object::now());
+        // The replicas now belong to whoever scaled, under the subresource's name; upstream notes no time.
+        let api_version = cx.resource.api_version();
         let owner =
-            apply::Manager { name: &manager, api_version: &api_version, subresource: "scale", time: &time };
+            apply::Manager { name: &manager, api_version: &api_version, subresource: "scale", time: "" };
         apply::update(Some(old), &mut obj, &cx.resource.schema(), &owner, &[]);
         Ok(Change { obj, tracks: false })
     };
@@ -81,13 +81,7 @@ fn check(cx: &Context, wanted: &Value, current: &Value) -> ApiResult<()> {
             _ => Error::invalid(&path, value.clone(), "must be greater than or equal to 0"),
         },
     };
-    Err(ApiError::invalid_text(format!("Scale.autoscaling \"{name}\" is invalid: {error}")).with_causes(
-        vec![crate::status::Cause {
-            reason: "FieldValueInvalid".to_owned(),
-            message: error.to_string(),
-            field: "spec.replicas".to_owned(),
-        }],
-    ))
+    Err(ApiError::invalid_of("Scale", "autoscaling", name, &[error]))
 }
 
 fn replicas_path(cx: &Context) -> Vec<String> {
