@@ -288,11 +288,12 @@ impl Walk {
         }
         for (name, member) in map {
             let lengths = (shown.len(), go.len());
-            for path in [&mut *shown, &mut *go] {
-                if !path.is_empty() {
+            let is_field = schema.is_struct();
+            for (path, named) in [(&mut *shown, true), (&mut *go, is_field)] {
+                if !path.is_empty() && named {
                     path.push('.');
                 }
-                path.push_str(name);
+                path.push_str(if named { name } else { "" });
             }
             match schema.member(name) {
                 Some(inner) => self.value(member, inner, shown, go),
@@ -463,7 +464,7 @@ mod tests {
             ),
             (
                 json!({"metadata": {"labels": {"a": 1}}}),
-                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels.a of type string",
+                "json: cannot unmarshal number into Go struct field ObjectMeta.metadata.labels of type string",
             ),
             (
                 json!({"spec": []}),

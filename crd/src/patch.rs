@@ -4,6 +4,7 @@
 //! value may be half changed and must be thrown away. Messages follow upstream, whose JSON patch texts come from the
 //! library it uses.
 
+mod go;
 mod json;
 mod strategic;
 
@@ -18,6 +19,9 @@ pub enum PatchError {
     /// The patch itself is malformed: 400.
     #[error("{0}")]
     Malformed(String),
+    /// The patch contradicts itself, which upstream finds out only when it is applied: 500.
+    #[error("{0}")]
+    Unmergeable(String),
     /// The patch is too big: 413.
     #[error("The allowed maximum operations in a JSON patch is {max}, got {given}")]
     TooManyOperations {

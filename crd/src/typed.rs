@@ -67,6 +67,11 @@ pub(crate) fn implied(name: &str, parent: &Schema) -> Option<&'static Value> {
     Some(zero.value())
 }
 
+/// The fields that are never left out, and are `null` when nobody wrote them.
+pub(crate) fn nulls(schema: &Schema) -> impl Iterator<Item = &'static str> {
+    fields(schema).iter().filter(|(_, zero)| *zero == Zero::Null).map(|(name, _)| *name)
+}
+
 /// Adds what the typed form always has. Lists and maps that are absent stay so: upstream shows them as `null`, and
 /// what requires them says so.
 pub fn complete(value: &mut Value, schema: &Schema) {

@@ -277,6 +277,11 @@ fn compare_members(
 ) -> Comparison {
     let mut out = Comparison::default();
     compare_maps((fields_of(&shapes.0), fields_of(&shapes.1)), shapes.0.is_some(), schema, depth, &mut out);
+    if shapes.0.is_none()
+        && let (Some(new), Some(schema)) = (fields_of(&shapes.1), schema)
+    {
+        add_nulls(new, schema, &mut out.added);
+    }
     let items = schema.and_then(Schema::items);
     let (old, new) = (items_of(&shapes.0, items), items_of(&shapes.1, items));
     let mut pairs: BTreeMap<&Element, (Option<&Value>, Option<&Value>)> = BTreeMap::new();
@@ -291,6 +296,13 @@ fn compare_members(
         out.push(|| element.clone(), place, inner);
     }
     out
+}
+
+/// A structure that is new brings the fields that are never left out, as `null` if need be.
+fn add_nulls(new: &Map<String, Value>, schema: &Schema, added: &mut Set) {
+    let absent = typed::nulls(schema).filter(|name| !new.contains_key(*name));
+    absent.for_each(|name| added.push(|| field_element(name), true, Set::default()));
+    added.sort();
 }
 
 fn fields_of<'a>(shape: &Option<Shape<'a>>) -> Option<&'a Map<String, Value>> {

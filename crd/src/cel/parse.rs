@@ -6,6 +6,10 @@ use super::{
 };
 
 /// How deep an expression may nest.
+/// What an expression begins with, as the grammar lists it.
+const STARTS: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, \
+    IDENTIFIER}";
+
 const DEPTH_MAX: usize = 250;
 
 /// The operators of each level, the weakest first.
@@ -278,7 +282,7 @@ impl Parser {
             Kind::Sign(".") | Kind::Ident { quoted: false, .. } => self.name(at, token.kind),
             _ => {
                 self.next -= usize::from(self.next > 0 && self.tokens[self.next].at != at);
-                Err(self.unexpected("expression"))
+                Err(self.unexpected(STARTS))
             }
         }
     }

@@ -90,7 +90,10 @@ fn faults_are_told_in_cel_gos_words_at_its_places() {
         ("Object{spec: 1}", "6: undeclared reference to 'Object' (in container '')"),
         ("has(object)", "4: invalid argument to has() macro"),
         ("object.spec.names.map(1, 2)", "22: argument must be a simple name"),
-        ("1 +", "3: Syntax error: mismatched input '<EOF>' expecting expression"),
+        (
+            "1 +",
+            "3: Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}",
+        ),
         ("'open", "0: Syntax error: token recognition error at: ''open'"),
         ("a b", "2: Syntax error: mismatched input 'b' expecting <EOF>"),
         ("if", "0: reserved identifier: if"),

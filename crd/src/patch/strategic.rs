@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::PatchError;
+use super::{PatchError, go};
 use crate::schema::{PatchStrategy, Schema};
 
 const PATCH: &str = "$patch";
@@ -39,9 +39,13 @@ fn malformed(text: impl Into<String>) -> PatchError {
     PatchError::Malformed(text.into())
 }
 
+fn unmergeable(text: impl Into<String>) -> PatchError {
+    PatchError::Unmergeable(text.into())
+}
+
 fn bad_directive(directive: &Value, patch: &Value) -> PatchError {
     let text = directive.as_str().map_or_else(|| directive.to_string(), str::to_owned);
-    malformed(format!("unknown patch type '{text}' in map: {patch}"))
+    unmergeable(format!("unknown patch type: {text} in map: {}", go::shown(patch)))
 }
 
 /// What the schema says of a member; members it does not know merge as plain objects and replaced lists.
@@ -55,7 +59,10 @@ fn merge_map(mut original: Object, mut patch: Object, schema: Option<&Schema>) -
         return match directive.as_str() {
             Some("replace") => Ok(patch),
             Some("delete") => Ok(Object::new()),
-            _ => Err(bad_directive(&directive, &Value::Object(patch))),
+            _ => {
+                patch.insert(PATCH.to_owned(), directive.clone());
+                Err(bad_directive(&directive, &Value::Object(patch)))
+            }
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -151,11 +158,10 @@ fn check_order(changes: &[Value], order: &[Value], key: Option<&str>) -> Result<
     for item in changes.iter().filter(|item| item.get(PATCH).is_none()) {
         let wanted = identity(item, key)?;
         if !places.any(|place| identity(place, key).is_ok_and(|one| one == wanted)) {
-            let (changes, order) = (Value::from(changes), Value::from(order));
-            let text = format!(
-                "The order in patch list:\n{changes}\n doesn't match $setElementOrder list:\n{order}"
-            );
-            return Err(malformed(text));
+            let (changes, order) = (go::shown(&Value::from(changes)), go::shown(&Value::from(order)));
+            return Err(unmergeable(format!(
+                "The order in patch list:\n{changes}\n doesn't match $setElementOrder list:\n{order}\n"
+            )));
         }
     }
     Ok(())
@@ -164,7 +170,9 @@ fn check_order(changes: &[Value], order: &[Value], key: Option<&str>) -> Result<
 /// What tells an item apart: its key's value, or the item itself.
 fn identity<'a>(item: &'a Value, key: Option<&str>) -> Result<&'a Value, PatchError> {
     let Some(key) = key else { return Ok(item) };
-    item.get(key).ok_or_else(|| malformed(format!("map: {item} does not contain declared merge key: {key}")))
+    item.get(key).ok_or_else(|| {
+        unmergeable(format!("map: {} does not contain declared merge key: {key}", go::shown(item)))
+    })
 }
 
 fn merge_list(
@@ -214,7 +222,7 @@ fn merge_objects(
                 let gone = identity(&item, Some(key))?;
                 original.retain(|old| old.get(key) != Some(gone));
             }
-            Some("merge") => return Err(malformed("merging lists cannot yet be specified in the patch")),
+            Some("merge") => return Err(unmergeable("merging lists cannot yet be specified in the patch")),
             Some(_) => return Err(bad_directive(&item[PATCH], &item)),
         }
     }

@@ -143,6 +143,7 @@ enum Deleted {
 pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     let form = cx.form()?;
     let options = Options::read(cx, &body)?;
+    warn(cx, &options);
     match delete(cx, &cx.info.namespace, &cx.info.name, &options).await? {
         Deleted::Waiting(obj) => {
             let code = if options.goes_on { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -164,10 +165,19 @@ pub async fn one(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
     }
 }
 
+fn warn(cx: &Context, options: &Options) {
+    if options.propagation.is_none()
+        && let Some(warning) = cx.resource.strategy.deletion_warning()
+    {
+        cx.warn(warning.to_owned());
+    }
+}
+
 /// Kinds whose deletion answers with the object rather than a `Status`.
 fn returns_object(resource: &Resource) -> bool {
-    let of_devices = resource.group == "resource.k8s.io";
-    of_devices
+    let of_storage = resource.group == "storage.k8s.io" && resource.plural != "csistoragecapacities";
+    of_storage
+        || resource.group == "resource.k8s.io"
         || resource.group.is_empty()
             && matches!(
                 resource.plural.as_ref(),
@@ -189,6 +199,7 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
     let form = cx.form()?;
     let selectors = Selectors::of(cx, false)?;
     let options = Options::read(cx, &body)?;
+    warn(cx, &options);
     let page = read::page(cx, &selectors).await?;
     let mut items = Vec::with_capacity(page.entries.len());
     for entry in &page.entries {
@@ -297,7 +308,9 @@ fn begin(cx: &Context, old: &Value, options: &Options) -> Option<(Value, bool)> 
     if changed {
         object::set(&mut obj, &["metadata", "finalizers"], finalizers);
     }
-    let before = object::number(old, &["metadata", "deletionGracePeriodSeconds"]);
+    // Kinds that are not given time may end without a number of seconds.
+    let seconds = || object::number(old, &["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0);
+    let before = is_deleting(old).then(seconds);
     let shortens = before.is_none_or(|b| grace < b);
     if !is_deleting(old) || (shortens && before != Some(0)) {
         changed = true;

@@ -218,6 +218,7 @@ fn patch_error(error: &PatchError) -> ApiError {
     match error {
         PatchError::Unprocessable(_) => ApiError::unprocessable(),
         PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
+        PatchError::Unmergeable(_) => ApiError::unknown(error.to_string()),
         _ => ApiError::too_large_text(error.to_string()),
     }
 }

@@ -32,6 +32,7 @@ pub(crate) mod service;
 mod storage;
 mod template;
 mod volumes;
+mod warnings;
 
 use serde_json::Value;
 use windlass_crd::field::ErrorList;
@@ -138,9 +139,19 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// `Warning` headers for an update of `part`.
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        self.warnings(obj)
+    }
+
     /// What becomes of the objects that this one owns, when whoever deletes it does not say.
     fn default_propagation(&self) -> &'static str {
         "Background"
+    }
+
+    /// `Warning` header for a deletion that does not say what becomes of the objects that this one owns.
+    fn deletion_warning(&self) -> Option<&'static str> {
+        None
     }
 
     /// What else changes in an object when its deletion begins, such as a finalizer that comes with it.
@@ -148,6 +159,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The columns of its `Table`, after the name. `None`: name and age, as for kinds without a printer.
     fn columns(&self) -> Option<Vec<Column>> {
+        None
+    }
+
+    /// An annotation that is a field of its own upstream, so that objects in a `Table` lack it.
+    fn hidden_annotation(&self) -> Option<&'static str> {
         None
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
+use windlass_crd::field;
 
 use crate::{
     body::{self, Body},
@@ -104,18 +105,18 @@ async fn bind(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> {
 /// 400, 404 or 409 as upstream.
 pub(crate) async fn assign(cx: &Context, binding: &Value) -> ApiResult<()> {
     let target = object::text(binding, &["target", "name"]).to_owned();
-    if target.is_empty() {
-        return Err(ApiError::invalid_text("Binding \"\" is invalid: target.name: Required value"));
+    let faults = binding_faults(binding);
+    if !faults.is_empty() {
+        return Err(ApiError::unknown(field::aggregate(&faults)));
     }
     let uid = object::uid(binding).to_owned();
     let change = |old: &Value| {
-        let refuse = |why: String| Err(ApiError::conflict(&cx.resource, object::name(old), why));
         if !uid.is_empty() && uid != object::uid(old) {
-            return refuse(format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
-                object::uid(old)
-            ));
+            let is = object::uid(old);
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {is}");
+            return Err(ApiError::conflict(&cx.resource, object::name(old), why));
         }
+        let refuse = |why: String| Err(ApiError::conflict_of("pods/binding", object::name(old), why));
         if object::is_deleting(old) {
             return refuse(format!(
                 "pod {} is being deleted, cannot be assigned to a host",
@@ -139,9 +140,24 @@ pub(crate) async fn assign(cx: &Context, binding: &Value) -> ApiResult<()> {
             }
         }
         scheduled(&mut pod);
-        Ok(Change::of(pod))
+        // Nobody owns what a binding sets.
+        Ok(Change { obj: pod, tracks: false })
     };
     write::modify(cx, Part::Server, change).await.map(drop)
+}
+
+/// Source: `ValidatePodBinding`.
+fn binding_faults(binding: &Value) -> field::ErrorList {
+    let mut faults = field::ErrorList::new();
+    let path = field::root("target");
+    let kind = object::text(binding, &["target", "kind"]);
+    if !matches!(kind, "" | "Node") {
+        faults.push(field::Error::not_supported(path.child("kind"), kind, &["Node", "<empty>"]));
+    }
+    if object::text(binding, &["target", "name"]).is_empty() {
+        faults.push(field::Error::required(path.child("name"), ""));
+    }
+    faults
 }
 
 fn scheduled(pod: &mut Value) {

@@ -67,11 +67,7 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
                     row.insert("object".to_owned(), obj.clone());
                 }
                 _ => {
-                    let partial = json!({
-                        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
-                        "metadata": obj.get("metadata").cloned().unwrap_or_default(),
-                    });
-                    row.insert("object".to_owned(), partial);
+                    row.insert("object".to_owned(), partial(cx, obj));
                 }
             }
             Value::Object(row)
@@ -81,6 +77,17 @@ pub fn render(cx: &Context, objects: &[Value], metadata: &Value) -> Value {
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
         "columnDefinitions": definitions, "rows": rows,
     })
+}
+
+fn partial(cx: &Context, obj: &Value) -> Value {
+    let mut metadata = obj.get("metadata").cloned().unwrap_or_default();
+    if let Some(hidden) = cx.resource.strategy.hidden_annotation() {
+        object::remove(&mut metadata, &["annotations", hidden]);
+        if object::at(&metadata, &["annotations"]).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            object::remove(&mut metadata, &["annotations"]);
+        }
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
 /// The one column of kinds without a printer: when the object was created.

@@ -488,7 +488,7 @@ async fn modify_once(
         errors.extend(own_errors(cx, &obj, Some(old)));
         errors.extend(resource.strategy.validate_update(part, &obj, old));
         refuse(cx, &obj, &errors)?;
-        for warning in resource.strategy.warnings(&obj) {
+        for warning in resource.strategy.update_warnings(part, &obj, old) {
             cx.warn(warning);
         }
     }

@@ -49,10 +49,10 @@ fn lists_merge_by_key() {
     let replace = containers(&json!([{"$patch": "replace"}, {"name": "c"}]));
     assert_eq!(patched(POD, old.clone(), &replace).unwrap(), containers(&json!([{"name": "c"}])));
     let bare = containers(&json!([{"image": "2"}]));
-    let text = "map: {\"image\":\"2\"} does not contain declared merge key: name";
+    let text = "map: map[image:2] does not contain declared merge key: name";
     assert_eq!(patched(POD, old.clone(), &bare).unwrap_err(), text);
     let unknown = containers(&json!([{"name": "a", "$patch": "frob"}]));
-    assert!(patched(POD, old, &unknown).unwrap_err().starts_with("unknown patch type 'frob' in map:"));
+    assert!(patched(POD, old, &unknown).unwrap_err().starts_with("unknown patch type: frob in map:"));
 }
 
 #[test]

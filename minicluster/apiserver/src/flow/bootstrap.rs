@@ -7,18 +7,21 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
+use windlass_crd::apply;
 
 use super::{LEVELS, SCHEMAS};
 use crate::{
     api::Api,
     bootstrap::own_context,
     object,
-    status::ApiResult,
+    status::{ApiError, ApiResult},
     strategy::Part,
     view,
     write::{self, Change},
 };
 
+/// Who applies the conditions of schemas.
+const TELLER: &str = "api-priority-and-fairness-config-consumer-v1";
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
 const AUTO_UPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 
@@ -255,12 +258,16 @@ async fn tell(api: &Arc<Api>) -> ApiResult<()> {
 async fn write_condition(api: &Arc<Api>, schema: &Value, condition: Value) -> ApiResult<()> {
     let cx = own_context(api, "update", GROUP, "v1", "flowschemas", schema);
     let change = |old: &Value| {
-        let mut new = old.clone();
-        let mut conditions = object::list(old, &["status", "conditions"]).to_vec();
-        conditions.retain(|c| c["type"] != "Dangling");
-        conditions.push(condition.clone());
-        object::set(&mut new, &["status", "conditions"], conditions);
-        Ok(Change { obj: new, tracks: false })
+        let told = json!({
+            "apiVersion": cx.resource.api_version(), "kind": cx.resource.kind.as_ref(),
+            "metadata": {"name": object::name(old)}, "status": {"conditions": [condition]},
+        });
+        let (api_version, time) = (cx.resource.api_version(), object::now());
+        let teller =
+            apply::Manager { name: TELLER, api_version: &api_version, subresource: "status", time: &time };
+        let obj = apply::apply(Some(old), &told, &cx.resource.schema(), &teller, true, &[])
+            .map_err(|error| ApiError::internal(format!("{error:?}")))?;
+        Ok(Change { obj, tracks: false })
     };
     match write::modify(&cx, Part::Server, change).await {
         Err(error) if error.reason != "NotFound" => Err(error),

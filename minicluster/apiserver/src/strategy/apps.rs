@@ -11,7 +11,7 @@ use windlass_crd::{
     name,
 };
 
-use super::{Column, Part, Strategy, columns, internal, pod_defaults, pod_spec::not_negative};
+use super::{Column, Part, Strategy, columns, internal, pod_defaults, pod_spec::not_negative, warnings};
 use crate::object;
 
 /// Deployment.
@@ -44,6 +44,19 @@ pub(super) fn immutable(obj: &Value, old: &Value, way: &[&'static str], errors: 
 }
 
 impl Strategy for Deployment {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let template = warnings::template(obj, &["spec", "template"]);
+        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main {
+            warnings::changed_template(obj, old, &["spec", "template"])
+        } else {
+            Vec::new()
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
         let strategy = &["spec", "strategy"];
@@ -103,6 +116,19 @@ fn ready_of(obj: &Value, ready: &[&str]) -> String {
 }
 
 impl Strategy for ReplicaSet {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let template = warnings::template(obj, &["spec", "template"]);
+        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main {
+            warnings::changed_template(obj, old, &["spec", "template"])
+        } else {
+            Vec::new()
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
     }
@@ -148,6 +174,19 @@ fn replica_columns() -> Vec<Column> {
 }
 
 impl Strategy for ReplicationController {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let template = warnings::template(obj, &["spec", "template"]);
+        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main {
+            warnings::changed_template(obj, old, &["spec", "template"])
+        } else {
+            Vec::new()
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
         let Some(labels) = object::at(obj, &["spec", "template", "metadata", "labels"]).cloned() else {
@@ -191,6 +230,19 @@ impl Strategy for ReplicationController {
 }
 
 impl Strategy for StatefulSet {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let mut out = warnings::template(obj, &["spec", "template"]);
+        if object::number(obj, &["spec", "revisionHistoryLimit"]).is_some_and(|limit| limit < 0) {
+            let why = "a negative value retains all historical revisions; a value >= 0 is recommended";
+            out.push(format!("spec.revisionHistoryLimit: {why}"));
+        }
+        out
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main && !warnings::is_same(obj, old) { self.warnings(obj) } else { Vec::new() }
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
         if object::text(obj, &["spec", "updateStrategy", "type"]) == "RollingUpdate"
@@ -256,6 +308,22 @@ impl Strategy for StatefulSet {
 }
 
 impl Strategy for DaemonSet {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::template(obj, &["spec", "template"])
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main {
+            warnings::changed_template(obj, old, &["spec", "template"])
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn hidden_annotation(&self) -> Option<&'static str> {
+        Some(TEMPLATE_GENERATION[2])
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
         if object::text(obj, &["spec", "updateStrategy", "type"]) == "RollingUpdate"

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use windlass_crd::{field::ErrorList, name};
 
 pub(super) use self::checks::domain_prefixed_path;
-use super::{Column, Part, Strategy, apps::default_template, columns, pod_defaults};
+use super::{Column, Part, Strategy, apps::default_template, columns, pod_defaults, warnings};
 use crate::{object, table};
 
 /// Job.
@@ -49,6 +49,19 @@ fn default_spec(spec: &mut Value) {
 }
 
 impl Strategy for Job {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let template = warnings::template(obj, &["spec", "template"]);
+        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main {
+            warnings::changed_template(obj, old, &["spec", "template"])
+        } else {
+            Vec::new()
+        }
+    }
+
     fn default(&self, obj: &mut Value) {
         default_template(obj);
         if let Some(spec) = obj.get_mut("spec") {
@@ -80,6 +93,13 @@ impl Strategy for Job {
             Part::Status => status::job_status(obj, old),
             _ => ErrorList::new(),
         }
+    }
+
+    fn deletion_warning(&self) -> Option<&'static str> {
+        Some(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+             set propagationPolicy=Orphan to suppress this warning",
+        )
     }
 
     fn default_propagation(&self) -> &'static str {
@@ -174,6 +194,25 @@ fn duration(obj: &Value) -> String {
 }
 
 impl Strategy for CronJob {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        let template = warnings::template(obj, &["spec", "jobTemplate", "spec", "template"]);
+        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part != Part::Main {
+            return Vec::new();
+        }
+        let mut out = warnings::changed_template(obj, old, &["spec", "jobTemplate", "spec", "template"]);
+        if object::text(obj, &["spec", "schedule"]).contains("TZ") {
+            let docs = "https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/";
+            out.push(format!(
+                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see {docs} for more details"
+            ));
+        }
+        out
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec/template/spec") {
             pod_defaults::spec(spec);

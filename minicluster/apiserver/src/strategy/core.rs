@@ -257,6 +257,14 @@ fn shortened(all: &[String]) -> String {
 }
 
 impl Strategy for EndpointSlice {
+    fn prepare_update(&self, _: Part, obj: &mut Value, old: &Value) {
+        let labels = |obj: &Value| object::at(obj, &["metadata", "labels"]).cloned();
+        if labels(obj) != labels(old) {
+            let generation = object::number(old, &["metadata", "generation"]).unwrap_or(0) + 1;
+            object::set(obj, &["metadata", "generation"], generation);
+        }
+    }
+
     fn validate(&self, obj: &Value) -> ErrorList {
         networking::slice(obj, None)
     }

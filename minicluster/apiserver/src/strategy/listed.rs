@@ -541,6 +541,11 @@ pub(crate) const FLOW_SCHEMA: Listed = Listed::new(|| {
         columns::made("MissingPL", missing),
     ]
 })
+.defaults(|obj| {
+    if object::number(obj, &["spec", "matchingPrecedence"]).is_none_or(|given| given == 0) {
+        object::set(obj, &["spec", "matchingPrecedence"], 1000);
+    }
+})
 .rules(rules::FLOW_SCHEMA);
 
 /// PriorityLevelConfiguration.

@@ -9,11 +9,19 @@ use crate::{object, table};
 /// Namespace.
 pub(crate) struct Namespace;
 
+fn label(obj: &mut Value) {
+    let name = object::name(obj).to_owned();
+    if !name.is_empty() {
+        object::set(obj, &["metadata", "labels", "kubernetes.io/metadata.name"], name);
+    }
+}
+
 impl Strategy for Namespace {
     fn default(&self, obj: &mut Value) {
-        let name = object::name(obj).to_owned();
-        if !name.is_empty() {
-            object::set(obj, &["metadata", "labels", "kubernetes.io/metadata.name"], name);
+        // Who lets the server make a name does not own the label of it.
+        let is_new = object::text(obj, &["metadata", "resourceVersion"]).is_empty();
+        if !is_new || object::text(obj, &["metadata", "generateName"]).is_empty() {
+            label(obj);
         }
         if object::text(obj, &["status", "phase"]).is_empty() {
             object::set(obj, &["status", "phase"], "Active");
@@ -21,6 +29,7 @@ impl Strategy for Namespace {
     }
 
     fn prepare_create(&self, obj: &mut Value) {
+        label(obj);
         let mut finalizers = object::list(obj, &["spec", "finalizers"]).to_vec();
         if !finalizers.iter().any(|f| f == "kubernetes") {
             finalizers.push("kubernetes".into());
@@ -42,6 +51,7 @@ impl Strategy for Namespace {
     }
 
     fn begin_deletion(&self, obj: &mut Value) {
+        object::remove(obj, &["metadata", "deletionGracePeriodSeconds"]);
         object::set(obj, &["status", "phase"], "Terminating");
     }
 

@@ -11,7 +11,9 @@ use windlass_crd::{
     quantity::Quantity,
 };
 
-use super::{Column, Part, Strategy, columns, container, pod_columns, pod_defaults, pod_spec, template};
+use super::{
+    Column, Part, Strategy, columns, container, pod_columns, pod_defaults, pod_spec, template, warnings,
+};
 use crate::object;
 
 /// Pod.
@@ -21,6 +23,14 @@ pub(crate) struct Pod;
 pub(crate) struct PodTemplate;
 
 impl Strategy for Pod {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::name(obj, "the Pod's hostname").into_iter().chain(warnings::pod(obj, "")).collect()
+    }
+
+    fn update_warnings(&self, _: Part, _: &Value, _: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.get_mut("spec") {
             pod_defaults::spec(spec);
@@ -114,6 +124,14 @@ impl Strategy for Pod {
 }
 
 impl Strategy for PodTemplate {
+    fn warnings(&self, obj: &Value) -> Vec<String> {
+        warnings::template(obj, &["template"])
+    }
+
+    fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
+        if part == Part::Main { warnings::changed_template(obj, old, &["template"]) } else { Vec::new() }
+    }
+
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.pointer_mut("/template/spec") {
             pod_defaults::spec(spec);

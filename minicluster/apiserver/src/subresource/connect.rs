@@ -4,6 +4,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use windlass_crd::field::{self, Error, ErrorList};
 
 use super::{links::Page, parent};
 use crate::{
@@ -57,20 +58,25 @@ fn options(cx: &Context) -> Value {
 
 /// Logs and terminals of a pod.
 async fn kubelet(cx: &Context, sub: &str, request: Request<Body>) -> ApiResult<Response<Body>> {
-    let pod = parent(cx).await?;
-    let node = object::text(&pod, &["spec", "nodeName"]);
-    if node.is_empty() {
-        // As upstream: a pod without a node has an empty log.
-        return match sub {
-            "log" => Ok(body::text(StatusCode::OK, "")),
-            _ => Err(ApiError::bad_request(format!("pod {} does not have a host assigned", cx.info.name))),
-        };
+    if sub == "log" {
+        check_log_options(cx)?;
     }
+    let pod = parent(cx).await?;
     let (namespace, name) = (&cx.info.namespace, &cx.info.name);
     let container = match sub {
         "portforward" => String::new(),
         _ => container(cx, &pod)?,
     };
+    let node = object::text(&pod, &["spec", "nodeName"]);
+    if node.is_empty() {
+        if sub != "log" {
+            return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+        }
+        // As upstream: a pod without a node has no log.
+        let mut answer = Response::new(body::empty());
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(answer);
+    }
     let path = match sub {
         "log" => format!("/containerLogs/{namespace}/{name}/{container}"),
         "exec" => format!("/exec/{namespace}/{name}/{container}"),
@@ -88,6 +94,40 @@ async fn kubelet(cx: &Context, sub: &str, request: Request<Body>) -> ApiResult<R
         }
         _ => Ok(answer),
     }
+}
+
+/// Source: `ValidatePodLogOptions`.
+fn check_log_options(cx: &Context) -> ApiResult<()> {
+    const STREAMS: [&str; 3] = ["All", "Stderr", "Stdout"];
+    let number = |name: &str| cx.query.get(name).and_then(|text| text.parse::<i64>().ok());
+    let mut faults = ErrorList::new();
+    let mut at_least = |name: &'static str, least: i64, detail: &str| {
+        if let Some(given) = number(name).filter(|given| *given < least) {
+            faults.push(Error::invalid(field::root(name), given, detail));
+        }
+    };
+    at_least("tailLines", 0, "must be greater than or equal to 0");
+    at_least("limitBytes", 1, "must be greater than 0");
+    let since_time = cx.query.get("sinceTime").is_some_and(|time| !time.is_empty());
+    if !since_time {
+        at_least("sinceSeconds", 1, "must be greater than 0");
+    } else if number("sinceSeconds").is_some() {
+        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        faults.push(Error::forbidden(field::root(""), detail));
+    }
+    if let Some(stream) = cx.query.get("stream").filter(|stream| !stream.is_empty()) {
+        if !STREAMS.contains(&stream) {
+            faults.push(Error::not_supported(field::root("stream"), stream, &STREAMS));
+        }
+        if stream != "All" && number("tailLines").is_some() {
+            let detail = "`tailLines` and specific `stream` are mutually exclusive for now";
+            faults.push(Error::forbidden(field::root(""), detail));
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid_of("PodLogOptions", "", &cx.info.name, &faults))
 }
 
 /// What a kubelet says against a request for a log, as a `Status`.
@@ -120,29 +160,19 @@ fn container(cx: &Context, pod: &Value) -> ApiResult<String> {
             }
             Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {pod_name}")))
         }
-        None => {
-            let annotated = object::at(pod, &["metadata", "annotations"])
-                .and_then(|a| a.get("kubectl.kubernetes.io/default-container"))
-                .and_then(Value::as_str)
-                .filter(|n| main.iter().any(|m| m == n));
-            match (main.as_slice(), annotated) {
-                ([only], _) => Ok(only.clone()),
-                ([], _) => Err(ApiError::bad_request(format!(
-                    "a container name must be specified for pod {pod_name}"
-                ))),
-                (_, Some(name)) => Ok(name.to_owned()),
-                (many, None) => {
-                    let mut text = format!(
-                        "a container name must be specified for pod {pod_name}, choose one of: [{}]",
-                        many.join(" ")
-                    );
-                    if !init.is_empty() {
-                        text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
-                    }
-                    Err(ApiError::bad_request(text))
-                }
+        None => match main.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => {
+                Err(ApiError::bad_request(format!("a container name must be specified for pod {pod_name}")))
             }
-        }
+            _ => {
+                let all: Vec<String> = init.into_iter().chain(main).chain(ephemeral).collect();
+                Err(ApiError::bad_request(format!(
+                    "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                    all.join(" ")
+                )))
+            }
+        },
     }
 }
 

@@ -145,7 +145,8 @@ async fn mark_target(pods: &Context) -> ApiResult<()> {
             "message": "Eviction API: evicting", "lastTransitionTime": object::now(),
         }));
         object::set(&mut pod, &["status", "conditions"], conditions);
-        Ok(Change::of(pod))
+        // Nobody owns the condition of an eviction.
+        Ok(Change { obj: pod, tracks: false })
     };
     write::modify(pods, Part::Server, change).await.map(drop)
 }

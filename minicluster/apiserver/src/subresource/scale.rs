@@ -81,13 +81,7 @@ fn check(cx: &Context, wanted: &Value, current: &Value) -> ApiResult<()> {
             _ => Error::invalid(&path, value.clone(), "must be greater than or equal to 0"),
         },
     };
-    Err(ApiError::invalid_text(format!("Scale.autoscaling \"{name}\" is invalid: {error}")).with_causes(
-        vec![crate::status::Cause {
-            reason: "FieldValueInvalid".to_owned(),
-            message: error.to_string(),
-            field: "spec.replicas".to_owned(),
-        }],
-    ))
+    Err(ApiError::invalid_of("Scale", "autoscaling", name, &[error]))
 }
 
 fn replicas_path(cx: &Context) -> Vec<String> {
