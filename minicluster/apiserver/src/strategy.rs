@@ -14,6 +14,7 @@ pub(crate) mod columns;
 mod container;
 pub(crate) mod core;
 pub(crate) mod definition;
+mod endpoints;
 pub(crate) mod event;
 mod internal;
 mod limits;

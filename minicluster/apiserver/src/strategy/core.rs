@@ -8,7 +8,7 @@ use windlass_crd::{
     name,
 };
 
-use super::{Column, Part, Strategy, apps::immutable, columns, networking, pod_spec::one_of};
+use super::{Column, Part, Strategy, apps::immutable, columns, endpoints, pod_spec::one_of};
 use crate::object;
 
 /// ConfigMap.
@@ -218,11 +218,11 @@ impl Strategy for ServiceAccount {
 
 impl Strategy for Endpoints {
     fn validate(&self, obj: &Value) -> ErrorList {
-        networking::endpoints(obj, None)
+        endpoints::endpoints(obj, None)
     }
 
     fn validate_update(&self, _: Part, obj: &Value, old: &Value) -> ErrorList {
-        networking::endpoints(obj, Some(old))
+        endpoints::endpoints(obj, Some(old))
     }
 
     fn columns(&self) -> Option<Vec<Column>> {
@@ -266,11 +266,11 @@ impl Strategy for EndpointSlice {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        networking::slice(obj, None)
+        endpoints::slice(obj, None)
     }
 
     fn validate_update(&self, _: Part, obj: &Value, old: &Value) -> ErrorList {
-        let mut errors = networking::slice(obj, Some(old));
+        let mut errors = endpoints::slice(obj, Some(old));
         immutable(obj, old, &["addressType"], &mut errors);
         errors
     }

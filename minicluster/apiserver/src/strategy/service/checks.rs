@@ -13,7 +13,7 @@ use windlass_crd::{
 
 use super::{
     super::{
-        container, internal, networking,
+        container, endpoints, internal, networking,
         pod_spec::{labels, one_of, one_of_required, told},
     },
     is_external, kind,
@@ -73,7 +73,7 @@ pub(super) fn validate(obj: &Value, old: Option<&Value>) -> ErrorList {
         let at = path.child("externalIPs").index(i);
         match address::ip_faults(ip) {
             faults if !faults.is_empty() && !known.contains(&ip) => told(faults, &at, ip, &mut errors),
-            _ => networking::endpoint_ip(ip, &at, &mut errors),
+            _ => endpoints::endpoint_ip(ip, &at, &mut errors),
         }
     }
     one_of_required(spec, "type", &KINDS, &path, &mut errors);
@@ -131,7 +131,7 @@ fn each_port(ports: &[Value], path: &Path, errors: &mut ErrorList) {
             .extend(name::port_number(number).err().map(|why| Error::invalid(at.child("port"), number, why)));
         one_of_required(port, "protocol", &networking::PROTOCOLS, &at, errors);
         container::handler_port(port.get("targetPort"), &at.child("targetPort"), errors);
-        networking::app_protocol(port, &at, errors);
+        endpoints::app_protocol(port, &at, errors);
     }
 }
 
