@@ -283,9 +283,12 @@ mod tests {
         handler.answer(review.to_string().as_bytes()).await.unwrap()["response"].clone()
     }
 
+    /// The operations by their place: no two are at one.
     fn patch_of(response: &Value) -> Value {
         let patch = STANDARD.decode(response["patch"].as_str().unwrap()).unwrap();
-        serde_json::from_slice(&patch).unwrap()
+        let mut patch: Vec<Value> = serde_json::from_slice(&patch).unwrap();
+        patch.sort_by_key(|operation| operation["path"].to_string());
+        patch.into()
     }
 
     #[tokio::test]
