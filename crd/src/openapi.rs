@@ -8,6 +8,7 @@ mod custom;
 mod definitions;
 #[cfg(feature = "descriptions")]
 mod descriptions;
+pub mod gnostic;
 mod paths;
 
 use std::sync::Arc;

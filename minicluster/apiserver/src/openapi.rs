@@ -1,6 +1,9 @@
 //! OpenAPI: v3 a document for each group and version, v2 in one; built when asked for, kept until the kinds change.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use ring::digest;
@@ -28,6 +31,21 @@ pub struct Documents {
 pub struct Document {
     bytes: bytes::Bytes,
     hash: String,
+    /// The same in gnostic's protobuf form, for v2; made when it is asked for.
+    protobuf: OnceLock<bytes::Bytes>,
+}
+
+/// Names of gnostic's protobuf form of OpenAPI v2: the newer, and that of older clients.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+
+/// The name under which a client asks for protobuf first of all, if it does.
+fn wants_protobuf(headers: &HeaderMap) -> Option<&'static str> {
+    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
+    let first = accept.split(',').next()?.split(';').next()?.trim();
+    PROTOBUF.into_iter().find(|name| *name == first)
 }
 
 impl Document {
@@ -35,7 +53,7 @@ impl Document {
         let bytes = line(value);
         let hash = digest::digest(&digest::SHA512, &bytes);
         let hash = hash.as_ref().iter().map(|b| format!("{b:02X}")).collect();
-        Self { bytes: bytes.into(), hash }
+        Self { bytes: bytes.into(), hash, protobuf: OnceLock::new() }
     }
 }
 
@@ -61,15 +79,24 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Re
         }),
     };
     drop(documents);
-    Some(found.map(|d| respond(&d, headers)).ok_or_else(ApiError::no_such_resource))
+    let protobuf = wants_protobuf(headers).filter(|_| name == "v2");
+    Some(found.map(|d| respond(&d, headers, protobuf)).ok_or_else(ApiError::no_such_resource))
 }
 
-fn respond(document: &Document, headers: &HeaderMap) -> Response<Body> {
+fn respond(document: &Document, headers: &HeaderMap, protobuf: Option<&'static str>) -> Response<Body> {
     let etag = HeaderValue::from_str(&format!("\"{}\"", document.hash)).expect("hex is a header");
     let mut response = if headers.get(header::IF_NONE_MATCH) == Some(&etag) {
         let mut unchanged = Response::new(body::empty());
         *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
         unchanged
+    } else if let Some(name) = protobuf {
+        let encode = || {
+            let json: Value = serde_json::from_slice(&document.bytes).unwrap_or_default();
+            openapi::gnostic::encode(&json).into()
+        };
+        let mut response = Response::new(body::full(document.protobuf.get_or_init(encode).clone()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(name));
+        response
     } else {
         body::json(StatusCode::OK, document.bytes.clone())
     };
