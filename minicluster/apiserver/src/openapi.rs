@@ -35,17 +35,17 @@ pub struct Document {
     protobuf: OnceLock<bytes::Bytes>,
 }
 
-/// Names of gnostic's protobuf form of OpenAPI v2: the newer, and that of older clients.
-const PROTOBUF: [&str; 2] = [
-    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
-];
+/// The name of gnostic's protobuf form of OpenAPI v2.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// The name under which a client asks for protobuf first of all, if it does.
-fn wants_protobuf(headers: &HeaderMap) -> Option<&'static str> {
-    let accept = headers.get(header::ACCEPT)?.to_str().ok()?;
-    let first = accept.split(',').next()?.split(';').next()?.trim();
-    PROTOBUF.into_iter().find(|name| *name == first)
+/// The name under which clients ask for it that do not know better; it is no media type.
+const PROTOBUF_ONCE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Whether a client asks for protobuf first of all.
+fn wants_protobuf(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let first = accept.split([',', ';']).next().unwrap_or_default().trim();
+    first == PROTOBUF || first == PROTOBUF_ONCE
 }
 
 impl Document {
@@ -79,23 +79,23 @@ pub fn answer(api: &Api, path: &str, headers: &HeaderMap) -> Option<ApiResult<Re
         }),
     };
     drop(documents);
-    let protobuf = wants_protobuf(headers).filter(|_| name == "v2");
+    let protobuf = name == "v2" && wants_protobuf(headers);
     Some(found.map(|d| respond(&d, headers, protobuf)).ok_or_else(ApiError::no_such_resource))
 }
 
-fn respond(document: &Document, headers: &HeaderMap, protobuf: Option<&'static str>) -> Response<Body> {
+fn respond(document: &Document, headers: &HeaderMap, protobuf: bool) -> Response<Body> {
     let etag = HeaderValue::from_str(&format!("\"{}\"", document.hash)).expect("hex is a header");
     let mut response = if headers.get(header::IF_NONE_MATCH) == Some(&etag) {
         let mut unchanged = Response::new(body::empty());
         *unchanged.status_mut() = StatusCode::NOT_MODIFIED;
         unchanged
-    } else if let Some(name) = protobuf {
+    } else if protobuf {
         let encode = || {
             let json: Value = serde_json::from_slice(&document.bytes).unwrap_or_default();
             openapi::gnostic::encode(&json).into()
         };
         let mut response = Response::new(body::full(document.protobuf.get_or_init(encode).clone()));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(name));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
         response
     } else {
         body::json(StatusCode::OK, document.bytes.clone())
