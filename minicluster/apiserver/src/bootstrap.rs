@@ -114,6 +114,10 @@ async fn kubernetes_service(api: &Arc<Api>, address: IpAddr, port: u16) -> ApiRe
         },
     });
     ensure(api, "", "v1", "services", service).await?;
+    if address.is_loopback() {
+        // On a host with no other address no pod could reach it there, and no endpoint may say so.
+        return Ok(());
+    }
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {

@@ -1,17 +1,21 @@
 //! Servers of the same process that listen without a socket: what a test's webhooks are reached by. Nobody listens
 //! unless somebody asked for it, and then only what is dialled by exactly that name gets there.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, duplex},
     net::TcpStream,
     sync::mpsc,
+    time::timeout,
 };
 
 /// Bytes under way in each direction.
 const BUFFER: usize = 64 << 10;
+
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 64;
@@ -54,8 +58,9 @@ impl Pipes {
             return stream.map(|stream| Box::new(stream) as Box<dyn Stream>);
         }
         let (host, port) = address()?;
-        let tcp = TcpStream::connect((host.as_str(), port)).await;
-        let tcp = tcp.map_err(|e| format!("dial tcp {host}:{port}: {e}"))?;
+        let failed = |why: &dyn std::fmt::Display| format!("dial tcp {host}:{port}: {why}");
+        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await;
+        let tcp = tcp.map_err(|_| failed(&"i/o timeout"))?.map_err(|e| failed(&e))?;
         Ok(Box::new(tcp))
     }
 }

@@ -124,8 +124,10 @@ pub(super) async fn connect(api: &Api, target: &Target) -> Result<(Box<dyn Io>, 
     let (ip, port) = services::endpoint_of_port(api, &target.namespace, &target.service, target.port)
         .ok_or_else(|| format!("no endpoints available for service \"{}\"", target.service))?;
     let tls = target.tls.get_or_init(|| tls(target, &api.aggregation.settings)).clone()?;
-    let tcp = nodes::connect_tcp(&format!("{ip}:{port}")).await.map_err(|error| error.message)?;
     let host = format!("{}.{}.svc", target.service, target.namespace);
+    let named = u16::try_from(target.port).unwrap_or_default();
+    let tcp = api.config.pipes.connect(&host, named, || Ok((ip, port))).await;
+    let tcp = tcp.map_err(|error| format!("error dialing backend: {error}"))?;
     let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
     let stream =
         tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|e| format!("tls: {e}"))?;
