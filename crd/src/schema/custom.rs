@@ -344,8 +344,10 @@ impl Reader {
         let text = node.get("pattern").and_then(Value::as_str).filter(|text| !text.is_empty())?;
         match regex::Regex::new(text) {
             Ok(regex) => Some(Pattern { text: text.into(), regex }),
-            Err(_) => {
-                let rule = "must be a valid regular expression, but isn't: error parsing regexp";
+            Err(error) => {
+                let why = go_fault(text, &error);
+                let rule =
+                    format!("must be a valid regular expression, but isn't: error parsing regexp{why}");
                 self.errors.push(Error::invalid(path.child("pattern"), text, rule));
                 None
             }
@@ -404,6 +406,24 @@ fn strings(value: Option<&Value>) -> impl Iterator<Item = &str> {
     value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
+/// What Go says of the commonest faults of a pattern.
+fn go_fault(text: &str, error: &regex::Error) -> String {
+    let said = error.to_string();
+    let is = |fault: &str| said.contains(&format!("error: {fault}"));
+    if is("unclosed group") {
+        format!(": missing closing ): `{text}`")
+    } else if is("unopened group") {
+        format!(": unexpected ): `{text}`")
+    } else if is("unclosed character class") {
+        let at = text.find('[').unwrap_or(0);
+        format!(": missing closing ]: `{}`", &text[at..])
+    } else if is("incomplete escape sequence") {
+        ": trailing backslash at end of expression: ``".to_owned()
+    } else {
+        String::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -442,7 +462,7 @@ mod tests {
             openAPIV3Schema.properties[e].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property
             openAPIV3Schema.properties[f].anyOf[0].type: Forbidden: must be empty to be structural
             openAPIV3Schema.properties[g].type: Unsupported value: "int": supported values: "array", "boolean", "integer", "number", "object", "string"
-            openAPIV3Schema.properties[h].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp
+            openAPIV3Schema.properties[h].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`
             openAPIV3Schema.properties[i].default: Invalid value: "string": openAPIV3Schema.properties[i].default in body must be of type integer: "string"
         "#]]
         .assert_eq(&faults(&json!({"type": "object", "properties": {

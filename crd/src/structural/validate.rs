@@ -240,7 +240,7 @@ fn check_format(value: &Value, schema: &Schema, path: &Path, errors: &mut ErrorL
     if !fits {
         let shown = value.as_str().map_or_else(|| value.to_string(), crate::field::quote);
         let text = format!("{} in body must be of type {format}: {shown}", name(path));
-        errors.push(Error::invalid(path, value.clone(), text));
+        errors.push(Error::type_invalid(path, value.clone(), text));
     }
 }
 
