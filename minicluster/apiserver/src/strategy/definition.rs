@@ -3,6 +3,7 @@
 //! Source: `k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation`.
 
 mod conversion;
+mod selectable;
 
 use std::collections::BTreeSet;
 
@@ -268,6 +269,9 @@ fn versions(spec: &Value, path: &Path, errors: &mut ErrorList) {
         }
         printer_columns(version, &at, errors);
         subresources(version, &at.child("subresources"), errors);
+        if let Some(schema) = object::at(version, &["schema", "openAPIV3Schema"]) {
+            selectable::validate(version, schema, &at.child("selectableFields"), errors);
+        }
     }
     if storing != 1 {
         let detail = "must have exactly one version marked as storage version";
