@@ -31,10 +31,13 @@ pub fn from_crd_at(schema: &Value, path: &Path) -> Result<Arc<Schema>, ErrorList
     let mut root = reader.read(schema, path, Place::Root, 0);
     if root.ty != Type::Object && !schema.get("type").is_none_or(Value::is_null) {
         let given = schema.get("type").cloned().unwrap_or_default();
-        reader.errors.push(Error::invalid(path.child("type"), given, "must be object at the root"));
+        reader.structure.push(Error::invalid(path.child("type"), given, "must be object at the root"));
     }
-    if !reader.errors.is_empty() {
-        return Err(reader.errors);
+    let Reader { mut errors, mut structure } = reader;
+    structure.sort_by_cached_key(ToString::to_string);
+    errors.append(&mut structure);
+    if !errors.is_empty() {
+        return Err(errors);
     }
     add_object_fields(&mut root);
     Ok(Arc::new(root))
@@ -67,6 +70,8 @@ enum Place {
 #[derive(Default)]
 struct Reader {
     errors: ErrorList,
+    /// What keeps the schema from being structural, which upstream tells last and sorts.
+    structure: ErrorList,
 }
 
 impl Reader {
@@ -145,7 +150,7 @@ impl Reader {
         for word in structural {
             let set = node.get(word).is_some_and(|v| !v.is_null() && *v != Value::Bool(false) && *v != "");
             if set {
-                self.errors.push(Error::forbidden(path.child(word), "must be empty to be structural"));
+                self.structure.push(Error::forbidden(path.child(word), "must be empty to be structural"));
             }
         }
     }
@@ -158,18 +163,18 @@ impl Reader {
         }
         if schema.int_or_string && !text.is_empty() {
             let rule = "must be empty if x-kubernetes-int-or-string is true";
-            self.errors.push(Error::forbidden(&path, rule));
+            self.structure.push(Error::forbidden(&path, rule));
         }
         if !text.is_empty() || schema.int_or_string {
             return;
         }
         match place {
-            Place::Root => self.errors.push(Error::required(&path, "must not be empty at the root")),
+            Place::Root => self.structure.push(Error::required(&path, "must not be empty at the root")),
             Place::Property if !schema.preserve_unknown => {
-                self.errors.push(Error::required(&path, "must not be empty for specified object fields"));
+                self.structure.push(Error::required(&path, "must not be empty for specified object fields"));
             }
             Place::Item if !schema.preserve_unknown => {
-                self.errors.push(Error::required(&path, "must not be empty for specified array items"));
+                self.structure.push(Error::required(&path, "must not be empty for specified array items"));
             }
             Place::Property | Place::Item | Place::Junctor => {}
         }
@@ -204,7 +209,7 @@ impl Reader {
         match node.get("items") {
             None | Some(Value::Null) => {
                 if schema.ty == Type::Array {
-                    self.errors.push(Error::required(path.child("items"), "must be specified"));
+                    self.structure.push(Error::required(path.child("items"), "must be specified"));
                 }
             }
             Some(Value::Array(_)) => {
@@ -344,8 +349,10 @@ impl Reader {
         let text = node.get("pattern").and_then(Value::as_str).filter(|text| !text.is_empty())?;
         match regex::Regex::new(text) {
             Ok(regex) => Some(Pattern { text: text.into(), regex }),
-            Err(_) => {
-                let rule = "must be a valid regular expression, but isn't: error parsing regexp";
+            Err(error) => {
+                let why = go_fault(text, &error);
+                let rule =
+                    format!("must be a valid regular expression, but isn't: error parsing regexp{why}");
                 self.errors.push(Error::invalid(path.child("pattern"), text, rule));
                 None
             }
@@ -404,6 +411,24 @@ fn strings(value: Option<&Value>) -> impl Iterator<Item = &str> {
     value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
+/// What Go says of the commonest faults of a pattern.
+fn go_fault(text: &str, error: &regex::Error) -> String {
+    let said = error.to_string();
+    let is = |fault: &str| said.contains(&format!("error: {fault}"));
+    if is("unclosed group") {
+        format!(": missing closing ): `{text}`")
+    } else if is("unopened group") {
+        format!(": unexpected ): `{text}`")
+    } else if is("unclosed character class") {
+        let at = text.find('[').unwrap_or(0);
+        format!(": missing closing ]: `{}`", &text[at..])
+    } else if is("incomplete escape sequence") {
+        ": trailing backslash at end of expression: ``".to_owned()
+    } else {
+        String::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,15 +460,15 @@ mod tests {
     #[test]
     fn rules_are_upstreams() {
         expect![[r#"
-            openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields
-            openAPIV3Schema.properties[b].items: Required value: must be specified
             openAPIV3Schema.properties[c].additionalProperties: Forbidden: additionalProperties and properties are mutual exclusive
             openAPIV3Schema.properties[d].$ref: Forbidden: $ref is not supported
             openAPIV3Schema.properties[e].items.properties[k].default: Required value: this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property
-            openAPIV3Schema.properties[f].anyOf[0].type: Forbidden: must be empty to be structural
             openAPIV3Schema.properties[g].type: Unsupported value: "int": supported values: "array", "boolean", "integer", "number", "object", "string"
-            openAPIV3Schema.properties[h].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp
+            openAPIV3Schema.properties[h].pattern: Invalid value: "(": must be a valid regular expression, but isn't: error parsing regexp: missing closing ): `(`
             openAPIV3Schema.properties[i].default: Invalid value: "string": openAPIV3Schema.properties[i].default in body must be of type integer: "string"
+            openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields
+            openAPIV3Schema.properties[b].items: Required value: must be specified
+            openAPIV3Schema.properties[f].anyOf[0].type: Forbidden: must be empty to be structural
         "#]]
         .assert_eq(&faults(&json!({"type": "object", "properties": {
             "a": {},

@@ -30,13 +30,24 @@ fn check(value: &Value, schema: &Schema, path: &Path, errors: &mut ErrorList) {
         errors.push(error);
         return;
     }
+    // In upstream's order: items before how many there are, and last what is allowed at all.
     if let Some(constraints) = schema.constraints() {
-        check_constraints(value, constraints, path, errors);
+        check_junctors(value, constraints, path, &name(path), errors);
+        check_scalar(value, constraints, path, errors);
     }
     check_format(value, schema, path, errors);
+    if let (Value::Array(items), Some(inner)) = (value, schema.items()) {
+        for (i, item) in items.iter().enumerate() {
+            check(item, inner, &path.index(i), errors);
+        }
+    }
+    if let Some(constraints) = schema.constraints() {
+        check_size(value, constraints, path, errors);
+        check_allowed(value, constraints, path, errors);
+    }
     match value {
         Value::Object(map) => check_object(map, schema, path, errors),
-        Value::Array(items) => check_list(items, schema, path, errors),
+        Value::Array(items) => check_list_type(items, schema, path, errors),
         _ => {}
     }
 }
@@ -92,12 +103,7 @@ fn check_object(map: &Map<String, Value>, schema: &Schema, path: &Path, errors: 
     }
 }
 
-fn check_list(items: &[Value], schema: &Schema, path: &Path, errors: &mut ErrorList) {
-    if let Some(inner) = schema.items() {
-        for (i, item) in items.iter().enumerate() {
-            check(item, inner, &path.index(i), errors);
-        }
-    }
+fn check_list_type(items: &[Value], schema: &Schema, path: &Path, errors: &mut ErrorList) {
     let identities: Vec<Value> = match &schema.list_type {
         ListType::Atomic => return,
         ListType::Set => items.to_vec(),
@@ -115,16 +121,27 @@ fn keys_of(item: &Value, keys: &[Box<str>]) -> Value {
     Value::Object(pairs.collect())
 }
 
-fn check_constraints(value: &Value, rules: &Constraints, path: &Path, errors: &mut ErrorList) {
+fn check_scalar(value: &Value, rules: &Constraints, path: &Path, errors: &mut ErrorList) {
     let at = name(path);
+    match value {
+        Value::String(text) => check_string(text, rules, path, &at, errors),
+        Value::Number(number) => check_number(number, rules, path, &at, errors),
+        _ => {}
+    }
+}
+
+fn check_allowed(value: &Value, rules: &Constraints, path: &Path, errors: &mut ErrorList) {
     if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
         let allowed: Vec<String> =
             rules.allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
         errors.push(Error::not_supported(path, value.clone(), &allowed));
     }
+}
+
+/// How many items or members there may be.
+fn check_size(value: &Value, rules: &Constraints, path: &Path, errors: &mut ErrorList) {
+    let at = name(path);
     match value {
-        Value::String(text) => check_string(text, rules, path, &at, errors),
-        Value::Number(number) => check_number(number, rules, path, &at, errors),
         Value::Array(items) => {
             if let Some(min) = rules.min_items.filter(|min| (items.len() as u64) < *min) {
                 let text = format!("{at} in body should have at least {min} items");
@@ -146,9 +163,8 @@ fn check_constraints(value: &Value, rules: &Constraints, path: &Path, errors: &m
                 errors.push(Error::too_many(path, map.len(), bound(max)));
             }
         }
-        Value::Null | Value::Bool(_) => {}
+        _ => {}
     }
-    check_junctors(value, rules, path, &at, errors);
 }
 
 fn bound(value: u64) -> usize {
@@ -240,7 +256,7 @@ fn check_format(value: &Value, schema: &Schema, path: &Path, errors: &mut ErrorL
     if !fits {
         let shown = value.as_str().map_or_else(|| value.to_string(), crate::field::quote);
         let text = format!("{} in body must be of type {format}: {shown}", name(path));
-        errors.push(Error::invalid(path, value.clone(), text));
+        errors.push(Error::type_invalid(path, value.clone(), text));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 use serde_json::Value;
-use windlass_crd::{decode as strict, protobuf, structural};
+use windlass_crd::{decode as strict, field, protobuf, schema, structural};
 
 use crate::{
     context::{Context, FieldValidation},
@@ -68,7 +68,7 @@ pub fn parse_yaml(bytes: &[u8]) -> ApiResult<Parsed> {
 /// 400 as upstream words it.
 pub fn accept(cx: &Context, parsed: Parsed) -> ApiResult<Value> {
     let (mut obj, duplicates) = parsed;
-    expect_kind(&cx.resource, &mut obj)?;
+    expect_kind(cx, &mut obj)?;
     tidy(cx, &mut obj, duplicates)?;
     Ok(obj)
 }
@@ -152,14 +152,15 @@ fn scheme_of(group: &str) -> &'static str {
     }
 }
 
-fn expect_kind(resource: &Resource, obj: &mut Value) -> ApiResult<()> {
+fn expect_kind(cx: &Context, obj: &mut Value) -> ApiResult<()> {
+    let resource = &cx.resource;
     if !obj.is_object() {
         return Err(ApiError::bad_request(no_object(obj)));
     }
     let wanted = resource.api_version();
     let (version, kind) = (object::text(obj, &["apiVersion"]), object::text(obj, &["kind"]));
     if resource.custom.is_some() {
-        expect_custom(resource, version, kind)?;
+        expect_custom(cx, obj, version, kind)?;
     } else if !version.is_empty() && version != wanted || !kind.is_empty() && kind != resource.kind {
         let version = if version.is_empty() { wanted.as_str() } else { version };
         let kind = if kind.is_empty() { &resource.kind } else { kind };
@@ -188,7 +189,7 @@ fn another_kind(resource: &Resource, version: &str, kind: &str) -> ApiError {
 
 /// Why an object of that kind cannot be turned into one of the resource's; `None` when it can.
 fn no_conversion(resource: &Resource, version: &str, kind: &str) -> Option<String> {
-    if windlass_crd::schema::builtin(version, kind).is_none() {
+    if schema::builtin(version, kind).is_none() {
         return Some(not_registered(kind, version, scheme_of(&resource.group)));
     }
     let (group, short) = version.split_once('/').unwrap_or(("", version));
@@ -211,7 +212,7 @@ pub(crate) fn another(resource: &Resource, obj: &Value) -> Option<String> {
         return Some(format!("the API version in the data ({version}) {why} ({wanted})"));
     }
     // It is read as what it says it is before anybody sees that this is not wanted here.
-    let read = windlass_crd::schema::builtin(&version, &kind);
+    let read = schema::builtin(&version, &kind);
     let fault = read.and_then(|schema| strict::check(obj, &schema).type_error);
     fault.or_else(|| no_conversion(resource, &version, &kind))
 }
@@ -226,25 +227,51 @@ fn internal(group: &str, kind: &str) -> String {
     format!("{package}.{kind}")
 }
 
-fn expect_custom(resource: &Resource, version: &str, kind: &str) -> ApiResult<()> {
+fn expect_custom(cx: &Context, obj: &Value, version: &str, kind: &str) -> ApiResult<()> {
+    let resource = &cx.resource;
     let wanted = resource.api_version();
     if version.is_empty() || kind.is_empty() {
         let what = if kind.is_empty() { "Kind" } else { "apiVersion" };
         return Err(ApiError::bad_request(format!("Object '{what}' is missing in 'unstructured object'")));
     }
     if version != wanted {
+        unknown_in(cx, obj, version, kind)?;
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({version}) does not match the expected API version ({wanted})"
         )));
     }
     if kind != resource.kind {
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \
-             \"{wanted}\" in scheme",
-            resource.version, resource.kind
-        )));
+        let why = field::Error::invalid(field::root("kind"), kind, format!("must be {}", resource.kind));
+        return Err(ApiError::invalid_of(kind, &resource.group, object::name(obj), &[why]));
     }
     Ok(())
+}
+
+/// What an object of another version has that this version knows nothing of. A version that is not served knows nothing.
+fn unknown_in(cx: &Context, obj: &Value, version: &str, kind: &str) -> ApiResult<()> {
+    let (group, short) = version.split_once('/').unwrap_or(("", version));
+    if *group != *cx.resource.group || *kind != *cx.resource.kind {
+        return Ok(());
+    }
+    let unknown = match cx.api.registry.get(group, short, &cx.resource.plural) {
+        Some(other) => strict::check(obj, &other.schema()).unknown,
+        None => {
+            let names = obj.as_object().into_iter().flatten().map(|(name, _)| name.clone());
+            names.filter(|name| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata")).collect()
+        }
+    };
+    let complaints: Vec<String> = unknown.iter().map(|name| format!("unknown field \"{name}\"")).collect();
+    match cx.field_validation() {
+        FieldValidation::Strict if !complaints.is_empty() => Err(ApiError::bad_request(format!(
+            "{kind} in version \"{short}\" cannot be handled as a {kind}: strict decoding error: {}",
+            complaints.join(", ")
+        ))),
+        FieldValidation::Warn => {
+            complaints.into_iter().for_each(|complaint| cx.warn(complaint));
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn json_type(value: &Value) -> &'static str {
@@ -283,6 +310,11 @@ pub(crate) fn check(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> R
     {
         return Err(error);
     }
+    if cx.resource.custom.is_some()
+        && let Some(error) = metadata_error(obj)
+    {
+        return Err(error);
+    }
     let unknown = checked.unknown.iter().map(|f| format!("unknown field \"{f}\""));
     // YAML is read as a whole before its fields are looked at; JSON is read field by field, and what is unknown stands
     // before what stands twice unless somebody wrote it the other way round.
@@ -303,4 +335,11 @@ pub(crate) fn check(cx: &Context, obj: &mut Value, duplicates: Vec<String>) -> R
         strict::canonicalise(obj, &schema);
     }
     Ok(())
+}
+
+/// Metadata has its types even where nobody gave a schema for them; other types are told field by field.
+fn metadata_error(obj: &Value) -> Option<String> {
+    let metadata = obj.get("metadata")?;
+    let known = schema::definition("meta.v1.ObjectMeta")?;
+    strict::check(metadata, &known).type_error
 }

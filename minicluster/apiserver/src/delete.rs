@@ -211,9 +211,8 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
             _ => {}
         }
     }
-    let metadata = page.metadata();
     if form.view == View::Table {
-        return Ok(body::json(StatusCode::OK, line(&crate::table::render(cx, &items, &metadata))));
+        return Ok(body::json(StatusCode::OK, line(&crate::table::render(cx, &items, &page.metadata()))));
     }
     if cx.resource.custom.is_none() {
         let types = |item: &mut Value| ["kind", "apiVersion"].map(|key| object::remove(item, &[key]));
@@ -221,7 +220,7 @@ pub async fn collection(cx: &Context, body: Bytes) -> ApiResult<Response<Body>> 
     }
     let list = json!({
         "kind": cx.resource.list_kind, "apiVersion": cx.resource.api_version(),
-        "metadata": metadata, "items": items,
+        "metadata": page.metadata_of_objects(&cx.resource), "items": items,
     });
     Ok(body::json(StatusCode::OK, line(&list)))
 }

@@ -122,17 +122,35 @@ fn resources(table: &Table, group: &str, version: &str) -> ApiResult<Response<Bo
     if list.is_empty() {
         return Err(ApiError::no_such_resource());
     }
-    list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    // Custom kinds are announced with their status before their scale, as they are made.
+    let place = |entry: &Value| {
+        let name = entry["name"].as_str().unwrap_or_default().to_owned();
+        let (main, sub) = name.split_once('/').unwrap_or((&name, ""));
+        let custom = table.of_version(group, version).any(|r| r.plural == main && r.custom.is_some());
+        (main.to_owned(), custom && sub == "scale", sub.to_owned())
+    };
+    list.sort_by_cached_key(place);
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Ok(json_ok(&json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list,
     })))
 }
 
+/// The verbs of a kind, which upstream lists for custom ones in an order of their own.
+fn verbs(resource: &Resource) -> Vec<&'static str> {
+    const CUSTOM: [&str; 8] =
+        ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+    let verbs = resource.announced_verbs();
+    match &resource.custom {
+        Some(_) => CUSTOM.into_iter().filter(|verb| verbs.has(verb)).collect(),
+        None => verbs.names().to_vec(),
+    }
+}
+
 fn main_entry(resource: &Resource) -> Value {
     let mut entry = json!({
         "name": resource.plural, "singularName": resource.singular, "namespaced": resource.namespaced,
-        "kind": resource.kind, "verbs": resource.announced_verbs().names(),
+        "kind": resource.kind, "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         entry["shortNames"] = json!(resource.short_names);
@@ -141,7 +159,11 @@ fn main_entry(resource: &Resource) -> Value {
         entry["categories"] = json!(resource.categories);
     }
     if resource.verbs.has("list") {
-        let hash = digest::digest(&digest::SHA256, resource.prefix.as_bytes());
+        let stored = match &resource.custom {
+            Some(_) => format!("{}/{}/{}", resource.group, resource.version, resource.kind),
+            None => resource.prefix.clone(),
+        };
+        let hash = digest::digest(&digest::SHA256, stored.as_bytes());
         let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &hash.as_ref()[..8]);
         entry["storageVersionHash"] = text.into();
     }

@@ -204,6 +204,15 @@ impl Page {
         }
         metadata
     }
+
+    /// The same, of a list of whole objects: those of custom kinds say that nothing follows, others say nothing.
+    pub(crate) fn metadata_of_objects(&self, resource: &Resource) -> Value {
+        let mut metadata = self.metadata();
+        if resource.custom.is_some() && self.continue_token.is_none() {
+            metadata["continue"] = "".into();
+        }
+        metadata
+    }
 }
 
 /// The entries that a list or a collection delete is about, all at one revision.
@@ -309,8 +318,11 @@ pub async fn list(cx: &Arc<Context>) -> ApiResult<Response<Body>> {
     let selectors = Selectors::of(cx, false)?;
     let page = page(cx, &selectors).await?;
     conversion::prepare(&cx.api, &cx.resource, page.entries.iter()).await?;
-    let metadata = page.metadata();
     let resource = &cx.resource;
+    let metadata = match form.view {
+        View::Object => page.metadata_of_objects(resource),
+        _ => page.metadata(),
+    };
     let (api_version, kind) = match form.view {
         View::Object => (resource.api_version(), &*resource.list_kind),
         View::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList"),

@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use windlass_crd::field;
 
+pub(crate) use self::scale::check_replicas;
 use crate::{
     body::{self, Body},
     context::Context,

@@ -302,16 +302,32 @@ fn begin_life(cx: &Context, obj: &mut Value) {
 /// What the schema says against an object of a custom kind.
 fn own_errors(cx: &Context, obj: &Value, old: Option<&Value>) -> field::ErrorList {
     let Some(custom) = &cx.resource.custom else { return field::ErrorList::new() };
-    let errors = structural::validate(obj, &cx.resource.schema(), &field::EMPTY);
-    match &custom.rules {
-        // Rules rely on types: they are asked of objects that are well formed.
-        Some(rules) if errors.is_empty() => {
-            let verdict = rules.validate(obj, old);
-            verdict.warnings.into_iter().for_each(|warning| cx.warn(warning));
-            verdict.errors
-        }
-        _ => errors,
+    let mut errors = structural::validate(obj, &cx.resource.schema(), &field::EMPTY);
+    if let Some(scale) = &custom.scale {
+        crate::subresource::check_replicas(obj, scale, &mut errors);
     }
+    let Some(rules) = &custom.rules else { return errors };
+    // Rules rely on types: they are asked of objects that are well formed.
+    let blocks = |error: &field::Error| {
+        matches!(
+            error.kind,
+            field::Kind::NotSupported
+                | field::Kind::Required
+                | field::Kind::TooLong
+                | field::Kind::TooMany
+                | field::Kind::TypeInvalid
+        )
+    };
+    if errors.iter().any(blocks) {
+        let why = "some validation rules were not checked because the object was invalid; correct the existing errors to \
+                   complete validation";
+        errors.push(field::Error::invalid(field::root("<nil>"), Value::Null, why));
+    } else {
+        let verdict = rules.validate(obj, old);
+        verdict.warnings.into_iter().for_each(|warning| cx.warn(warning));
+        errors.extend(verdict.errors);
+    }
+    errors
 }
 
 fn refuse(cx: &Context, obj: &Value, errors: &[field::Error]) -> ApiResult<()> {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use windlass_crd::{
     cel::{Env, Node, Type, check, cost, of_schema, parse, shown},
-    field::{Error, ErrorList, Path},
+    field::{self, Error, ErrorList, Path},
     schema::{self, Additional, Schema},
 };
 
@@ -17,6 +17,21 @@ pub(crate) fn check_rules(schema: &Value, path: &Path, errors: &mut ErrorList) {
     let place = Place { model: model.as_deref(), root: true, times: 1, uncorrelated: None };
     check.node(schema, path, &place);
     check.sum(path);
+}
+
+/// A rule as upstream's errors show it.
+fn internal(rule: &Value) -> String {
+    let text = |field: &str| field::json(&object::text(rule, &[field]).into());
+    let given = |field: &str| field::json(&rule.get(field).cloned().unwrap_or_default());
+    format!(
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+        text("rule"),
+        text("message"),
+        text("messageExpression"),
+        given("reason"),
+        text("fieldPath"),
+        given("optionalOldSelf"),
+    )
 }
 
 /// Where in a schema a rule stands.
@@ -119,7 +134,12 @@ impl Check<'_> {
         if text.trim().is_empty() {
             return;
         }
-        let Some(node) = self.expression(text, &env, "", &Type::Bool, &path.child("rule")) else { return };
+        let before = self.errors.len();
+        let found = self.expression(text, &env, "", &Type::Bool, &path.child("rule"));
+        for error in &mut self.errors[before..] {
+            error.shown = Some(internal(rule));
+        }
+        let Some(node) = found else { return };
         let spent = cost::estimate(&node, &env).saturating_mul(place.times);
         self.observe(spent, "estimated rule cost", path.child("rule"));
         if node.mentions("oldSelf") {
@@ -215,6 +235,12 @@ mod tests {
 
     #[test]
     fn rules_are_held_to_their_schema() {
+        let shown = |rule: &str| {
+            format!(
+                "{{\"Rule\":\"{rule}\",\"Message\":\"\",\"MessageExpression\":\"\",\"Reason\":null,\"FieldPath\":\"\",\
+                 \"OptionalOldSelf\":null}}"
+            )
+        };
         let with = |rule: Value| {
             json!({"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 9}},
                 "x-kubernetes-validations": [rule]})
@@ -229,13 +255,17 @@ mod tests {
             (
                 json!({"rule": "self.absent"}),
                 format!(
-                    "{at}.rule: Invalid value: \"self.absent\": compilation failed: ERROR: <input>:1:5: undefined field \
-                     'absent'\n | self.absent\n | ....^"
+                    "{at}.rule: Invalid value: {}: compilation failed: ERROR: <input>:1:5: undefined field 'absent'\n | \
+                     self.absent\n | ....^",
+                    shown("self.absent")
                 ),
             ),
             (
                 json!({"rule": "self.n"}),
-                format!("{at}.rule: Invalid value: \"self.n\": cel expression must evaluate to a bool"),
+                format!(
+                    "{at}.rule: Invalid value: {}: cel expression must evaluate to a bool",
+                    shown("self.n")
+                ),
             ),
             (
                 json!({"rule": "true", "messageExpression": "1"}),

@@ -3,6 +3,7 @@
 //! Source: `k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation`.
 
 mod conversion;
+mod selectable;
 
 use std::collections::BTreeSet;
 
@@ -57,7 +58,13 @@ impl Strategy for CustomResourceDefinition {
     }
 
     fn validate(&self, obj: &Value) -> ErrorList {
-        placed(obj, check(obj, None))
+        let mut errors = placed(obj, check(obj, None));
+        let stores = |version: &Value| version.get("storage") == Some(&Value::Bool(true));
+        if !object::list(obj, &["spec", "versions"]).iter().any(stores) {
+            let path = field::root("status").child("storedVersions");
+            errors.push(Error::invalid(path, Value::Null, "must have at least one stored version"));
+        }
+        errors
     }
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
@@ -99,7 +106,9 @@ fn placed(obj: &Value, mut errors: ErrorList) -> ErrorList {
     if object::list(obj, &["spec", "versions"]).len() != 1 {
         return errors;
     }
-    for error in &mut errors {
+    // A schema that is missing is missed in the version.
+    let shared = errors.iter_mut().filter(|error| error.path != "spec.versions[0].schema.openAPIV3Schema");
+    for error in shared {
         if let Some((version, shared)) = SHARED.iter().find(|(version, _)| error.path.starts_with(version)) {
             error.path.replace_range(..version.len(), shared);
         }
@@ -112,7 +121,8 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
     let path = field::root("spec");
     let spec = obj.get("spec").unwrap_or(&Value::Null);
     let mut errors = ErrorList::new();
-    names(obj, spec, &path, &mut errors);
+    own_name(obj, spec, &mut errors);
+    names(spec, &path, &mut errors);
     versions(spec, &path.child("versions"), &mut errors);
     let before = old.and_then(|old| object::at(old, &["spec", "conversion"]));
     conversion::validate(spec, before, &path.child("conversion"), &mut errors);
@@ -120,10 +130,68 @@ fn check(obj: &Value, old: Option<&Value>) -> ErrorList {
         let detail = "must be false in order to use defaults in the schema";
         errors.push(Error::invalid(path.child("preserveUnknownFields"), true, detail));
     }
+    approval(obj, old, &mut errors);
     errors
 }
 
-fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
+fn own_name(obj: &Value, spec: &Value, errors: &mut ErrorList) {
+    let expected = format!("{}.{}", object::text(spec, &["names", "plural"]), object::text(spec, &["group"]));
+    let given = object::name(obj);
+    if !given.is_empty() && given != expected {
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(Error::invalid(field::root("metadata").child("name"), given, detail));
+    }
+}
+
+/// Groups of Kubernetes itself are for what its community approved. Source: `apihelpers.GetAPIApprovalState`.
+fn approval(obj: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    const KEY: &str = "api-approved.kubernetes.io";
+    const WHERE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    #[derive(PartialEq)]
+    enum State {
+        Missing,
+        Bypassed,
+        Approved,
+        Invalid,
+    }
+    let group = object::text(obj, &["spec", "group"]);
+    let ours = |domain: &str| group == domain || group.ends_with(&format!(".{domain}"));
+    if !ours("k8s.io") && !ours("kubernetes.io") {
+        return;
+    }
+    let given = object::text(obj, &["metadata", "annotations", KEY]);
+    let state = |obj: &Value| match object::text(obj, &["metadata", "annotations", KEY]) {
+        "" => State::Missing,
+        text if text.starts_with("unapproved") => State::Bypassed,
+        text => match text.parse::<http::Uri>() {
+            Ok(uri) if uri.scheme().is_some() && uri.host().is_some_and(|host| !host.is_empty()) => {
+                State::Approved
+            }
+            _ => State::Invalid,
+        },
+    };
+    let now = state(obj);
+    if old.is_some_and(|old| state(old) == now) {
+        return;
+    }
+    let path = field::root("metadata").child("annotations").key(KEY);
+    match now {
+        State::Approved | State::Bypassed => {}
+        State::Missing => {
+            let why = format!("protected groups must have approval annotation \"{KEY}\", {WHERE}");
+            errors.push(Error::required(path, why));
+        }
+        State::Invalid => {
+            let why = format!(
+                "protected groups must have approval annotation \"{KEY}\" with either a URL or a reason starting with \
+                 \"unapproved\", {WHERE}"
+            );
+            errors.push(Error::invalid(path, given, why));
+        }
+    }
+}
+
+fn names(spec: &Value, path: &Path, errors: &mut ErrorList) {
     let group = object::text(spec, &["group"]);
     if group.is_empty() {
         errors.push(Error::required(path.child("group"), ""));
@@ -139,7 +207,6 @@ fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
         other => errors.push(Error::not_supported(path.child("scope"), other, &["Cluster", "Namespaced"])),
     }
     let at = path.child("names");
-    let plural = object::text(spec, &["names", "plural"]);
     for field in ["plural", "singular", "kind", "listKind"] {
         let given = object::text(spec, &["names", field]);
         if given.is_empty() {
@@ -168,12 +235,6 @@ fn names(obj: &Value, spec: &Value, path: &Path, errors: &mut ErrorList) {
     if !kind.is_empty() && kind == object::text(spec, &["names", "listKind"]) {
         errors.push(Error::invalid(at.child("listKind"), kind, "kind and listKind may not be the same"));
     }
-    let expected = format!("{plural}.{group}");
-    let given = object::name(obj);
-    if !given.is_empty() && given != expected {
-        let detail = "must be spec.names.plural+\".\"+spec.group";
-        errors.push(Error::invalid(field::root("metadata").child("name"), given, detail));
-    }
 }
 
 fn versions(spec: &Value, path: &Path, errors: &mut ErrorList) {
@@ -191,21 +252,77 @@ fn versions(spec: &Value, path: &Path, errors: &mut ErrorList) {
         errors.extend(faults.into_iter().map(|why| Error::invalid(at.child("name"), given, why)));
         let at_schema = at.child("schema").child("openAPIV3Schema");
         match object::at(version, &["schema", "openAPIV3Schema"]) {
-            None => errors.push(Error::required(at_schema, "schemas are required")),
+            None => {
+                errors.push(Error::required(at_schema, ""));
+                if !object::list(version, &["selectableFields"]).is_empty() {
+                    let detail = "may only be set when validations.schema is included";
+                    errors.push(Error::invalid(at.child("selectableFields"), "", detail));
+                }
+            }
             Some(value) => {
                 if let Err(more) = schema::from_crd_at(value, &at_schema) {
                     errors.extend(more);
                 }
+                metadata(value, &at_schema, errors);
                 cel::check_rules(value, &at_schema, errors);
             }
         }
         printer_columns(version, &at, errors);
         subresources(version, &at.child("subresources"), errors);
+        if let Some(schema) = object::at(version, &["schema", "openAPIV3Schema"]) {
+            selectable::validate(version, schema, &at.child("selectableFields"), errors);
+        }
     }
     if storing != 1 {
         let detail = "must have exactly one version marked as storage version";
-        errors.push(Error::invalid(path, Value::from(all.to_vec()), detail));
+        errors.push(Error::invalid(path, Value::from(all.to_vec()), detail).showing(shown(all)));
     }
+}
+
+/// Of the metadata a schema may restrict the name, and nothing else.
+fn metadata(schema: &Value, path: &Path, errors: &mut ErrorList) {
+    let Some(own) = object::at(schema, &["properties", "metadata"]).and_then(Value::as_object) else {
+        return;
+    };
+    let allowed = |name: &String, value: &Value| match name.as_str() {
+        "type" | "description" => true,
+        "properties" => value.as_object().is_some_and(|fields| {
+            fields.keys().all(|field| matches!(field.as_str(), "name" | "generateName"))
+        }),
+        _ => false,
+    };
+    if !own.iter().all(|(name, value)| allowed(name, value)) {
+        let detail = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+        errors.push(Error::forbidden(path.child("properties").key("metadata"), detail));
+    }
+}
+
+/// Versions in upstream's internal form. What one version says of its objects stands at the top of that form.
+fn shown(versions: &[Value]) -> String {
+    let flag = |version: &Value, name: &str| version.get(name) == Some(&Value::Bool(true));
+    let member = |version: &Value, name: &str| match versions {
+        [_] => Value::Null,
+        _ => version.get(name).cloned().unwrap_or_default(),
+    };
+    let all: Vec<String> = versions
+        .iter()
+        .map(|version| {
+            format!(
+                "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\"Schema\":{},\
+                 \"Subresources\":{},\"AdditionalPrinterColumns\":{},\"SelectableFields\":{}}}",
+                field::json(&object::text(version, &["name"]).into()),
+                flag(version, "served"),
+                flag(version, "storage"),
+                flag(version, "deprecated"),
+                field::json(&version.get("deprecationWarning").cloned().unwrap_or_default()),
+                field::json(&member(version, "schema")),
+                field::json(&member(version, "subresources")),
+                field::json(&member(version, "additionalPrinterColumns")),
+                field::json(&member(version, "selectableFields")),
+            )
+        })
+        .collect();
+    format!("[{}]", all.join(","))
 }
 
 fn printer_columns(version: &Value, path: &Path, errors: &mut ErrorList) {
@@ -226,10 +343,28 @@ fn printer_columns(version: &Value, path: &Path, errors: &mut ErrorList) {
                 "must be one of boolean,date,integer,number,string",
             ));
         }
-        if object::text(column, &["jsonPath"]).is_empty() {
-            errors.push(Error::required(at.child("jsonPath"), ""));
+        let formats = ["int32", "int64", "float", "double", "byte", "date", "date-time", "password"];
+        let format = object::text(column, &["format"]);
+        if !format.is_empty() && !formats.contains(&format) {
+            let detail = "must be one of byte,date,date-time,double,float,int32,int64,password";
+            errors.push(Error::invalid(at.child("format"), format, detail));
+        }
+        let (shown, given) = (at.child("JSONPath"), object::text(column, &["jsonPath"]));
+        if given.is_empty() {
+            errors.push(Error::required(shown, ""));
+        } else {
+            simple_path(given, &shown, errors);
         }
     }
+}
+
+/// False when a path is not even one from the top.
+fn simple_path(given: &str, path: &Path, errors: &mut ErrorList) -> bool {
+    if !given.starts_with('.') {
+        errors.push(Error::invalid(path, given, "must be a simple json path starting with ."));
+        return false;
+    }
+    true
 }
 
 fn subresources(version: &Value, path: &Path, errors: &mut ErrorList) {
@@ -245,6 +380,7 @@ fn subresources(version: &Value, path: &Path, errors: &mut ErrorList) {
             if required {
                 errors.push(Error::required(at, ""));
             }
+        } else if !simple_path(given, &at, errors) {
         } else if !given.starts_with(prefix) {
             let detail = match field {
                 "labelSelectorPath" => "should be a json path under either .spec or .status".to_owned(),
@@ -292,12 +428,13 @@ mod tests {
             .map(|e| format!("{}: {}\n", e.path, e.detail))
             .collect();
         expect![[r#"
-            spec.scope: supported values: "Cluster", "Namespaced"
             metadata.name: must be spec.names.plural+"."+spec.group
+            spec.scope: supported values: "Cluster", "Namespaced"
             spec.validation.openAPIV3Schema.properties[spec].type: must not be empty for specified object fields
             spec.subresources.scale.specReplicasPath: should be a json path under .spec
             spec.subresources.scale.statusReplicasPath: 
             spec.versions: must have exactly one version marked as storage version
+            status.storedVersions: must have at least one stored version
         "#]]
         .assert_eq(&texts);
     }

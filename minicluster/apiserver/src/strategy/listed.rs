@@ -3,10 +3,10 @@
 //! Source: `pkg/printers/internalversion/printers.go` for columns, `pkg/apis/*/*/defaults.go` for defaults.
 
 use serde_json::{Value, json};
-use windlass_crd::field::ErrorList;
+use windlass_crd::field::{self, ErrorList};
 
 use super::{
-    Column, Field, Strategy, checks, columns, limits, networking, policy,
+    Column, Field, Strategy, checks, columns, internal, limits, networking, policy,
     rules::{self, Rule},
     storage,
 };
@@ -616,12 +616,23 @@ pub(crate) const RESOURCE_CLAIM: Listed = Listed::new(|| {
     vec![columns::made("State", state), columns::age()]
 })
 .defaults(|obj| default_requests(obj, "/spec/devices/requests"))
-.rules(rules::RESOURCE_CLAIM);
+.rules(rules::RESOURCE_CLAIM)
+.changes(|obj, old| spec_stays("ResourceClaimSpec", obj, old));
 
 /// ResourceClaimTemplate.
 pub(crate) const RESOURCE_CLAIM_TEMPLATE: Listed = Listed::new(|| vec![columns::age()])
     .defaults(|obj| default_requests(obj, "/spec/spec/devices/requests"))
-    .rules(rules::RESOURCE_CLAIM_TEMPLATE);
+    .rules(rules::RESOURCE_CLAIM_TEMPLATE)
+    .changes(|obj, old| spec_stays("ResourceClaimTemplateSpec", obj, old));
+
+/// Of a change to what cannot change nothing else is asked.
+fn spec_stays(kind: &'static str, obj: &Value, old: &Value) -> ErrorList {
+    let spec = obj.get("spec").unwrap_or(&Value::Null);
+    if Some(spec) == old.get("spec") {
+        return ErrorList::new();
+    }
+    vec![internal::invalid(&field::root("spec"), kind, spec, "field is immutable")]
+}
 
 /// ResourceSlice.
 pub(crate) const RESOURCE_SLICE: Listed = Listed::new(|| {

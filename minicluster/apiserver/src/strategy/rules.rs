@@ -271,18 +271,12 @@ pub(super) const DEVICE_CLASS: &[Rule] = &[
 ];
 
 /// ResourceClaim.
-pub(super) const RESOURCE_CLAIM: &[Rule] = &[
-    Rule::Each("spec.devices.requests", REQUEST),
-    Rule::Unique("spec.devices.requests", "name"),
-    Rule::Fixed("spec"),
-];
+pub(super) const RESOURCE_CLAIM: &[Rule] =
+    &[Rule::Each("spec.devices.requests", REQUEST), Rule::Unique("spec.devices.requests", "name")];
 
 /// ResourceClaimTemplate.
-pub(super) const RESOURCE_CLAIM_TEMPLATE: &[Rule] = &[
-    Rule::Each("spec.spec.devices.requests", REQUEST),
-    Rule::Unique("spec.spec.devices.requests", "name"),
-    Rule::Fixed("spec"),
-];
+pub(super) const RESOURCE_CLAIM_TEMPLATE: &[Rule] =
+    &[Rule::Each("spec.spec.devices.requests", REQUEST), Rule::Unique("spec.spec.devices.requests", "name")];
 
 /// ResourceSlice.
 pub(super) const RESOURCE_SLICE: &[Rule] = &[

@@ -14,6 +14,7 @@ use crate::{
     body::{self, Body},
     context::Context,
     decode, negotiate, object, read,
+    registry::ScalePaths,
     status::{ApiError, ApiResult},
     strategy::Part,
     write::{self, Change},
@@ -82,6 +83,37 @@ fn check(cx: &Context, wanted: &Value, current: &Value) -> ApiResult<()> {
         },
     };
     Err(ApiError::invalid_of("Scale", "autoscaling", name, &[error]))
+}
+
+/// What is wrong with the numbers that a custom object is scaled by.
+///
+/// Source: `customResourceValidator`'s `ValidateScaleSpec` and `ValidateScaleStatus`.
+pub(crate) fn check_replicas(obj: &Value, paths: &ScalePaths, errors: &mut field::ErrorList) {
+    let ways = [&paths.spec_replicas, &paths.status_replicas].into_iter().filter(|way| !way.is_empty());
+    for way in ways {
+        let shown = format!(".{}", way.join("."));
+        let found = object::at(obj, &way.iter().map(String::as_str).collect::<Vec<_>>());
+        let (given, detail) = match found.map(|value| (value, value.as_i64())) {
+            None => continue,
+            Some((_, Some(n))) if n < 0 => (n, "should be a non-negative integer".to_owned()),
+            Some((_, Some(n))) if n > i64::from(i32::MAX) => {
+                (n, format!("should be less than or equal to {}", i32::MAX))
+            }
+            Some((_, Some(_))) => continue,
+            Some((value, None)) => {
+                let (text, ty) = match value {
+                    Value::String(text) => (text.clone(), "string"),
+                    Value::Bool(flag) => (flag.to_string(), "bool"),
+                    Value::Number(number) => (number.to_string(), "float64"),
+                    Value::Array(_) => ("[]".to_owned(), "[]interface {}"),
+                    Value::Object(_) => ("map[]".to_owned(), "map[string]interface {}"),
+                    Value::Null => ("<nil>".to_owned(), "<nil>"),
+                };
+                (0, format!("{shown} accessor error: {text} is of the type {ty}, expected int64"))
+            }
+        };
+        errors.push(Error::invalid(field::root(shown), given, detail));
+    }
 }
 
 fn replicas_path(cx: &Context) -> Vec<String> {
