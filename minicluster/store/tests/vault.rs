@@ -56,7 +56,10 @@ fn files_hold(dir: &Path, wanted: &[u8]) -> bool {
         let path = file.unwrap().path();
         match path.is_dir() {
             true => files_hold(&path, wanted),
-            false => std::fs::read(&path).unwrap().windows(wanted.len()).any(|part| part == wanted),
+            // The engine may have put a file away meanwhile.
+            false => {
+                std::fs::read(&path).is_ok_and(|bytes| bytes.windows(wanted.len()).any(|part| part == wanted))
+            }
         }
     })
 }
