@@ -59,6 +59,10 @@ impl Strategy for Service {
         }
         if kind(obj) == "LoadBalancer" {
             set_if_absent(obj, &["spec", "allocateLoadBalancerNodePorts"], true);
+            let ingress = obj.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+            for one in ingress.into_iter().flatten().filter(|one| !object::text(one, &["ip"]).is_empty()) {
+                set_if_absent(one, &["ipMode"], "VIP");
+            }
         }
     }
 
@@ -240,6 +244,19 @@ mod tests {
                 "externalTrafficPolicy": "Cluster", "internalTrafficPolicy": "Cluster",
                 "ports": [{"port": 80, "targetPort": 80, "protocol": "TCP"},
                           {"port": 81, "targetPort": "web", "protocol": "TCP", "name": "b"}]})
+        );
+    }
+
+    #[test]
+    fn addresses_of_load_balancers_have_a_mode() {
+        let ingress =
+            json!([{"ip": "203.0.113.1"}, {"hostname": "a.b"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}]);
+        let mut obj =
+            json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": ingress}}});
+        Service.default(&mut obj);
+        assert_eq!(
+            obj["status"]["loadBalancer"]["ingress"],
+            json!([{"ip": "203.0.113.1", "ipMode": "VIP"}, {"hostname": "a.b"}, {"ip": "203.0.113.2", "ipMode": "Proxy"}])
         );
     }
 
