@@ -69,7 +69,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
             root_ca,
         },
     };
-    windlass_controllers::run(client, run, told_to_stop()).await.map_err(|error| anyhow::anyhow!(error))
+    windlass_controllers::run(client, run, windlass::told_to_stop())
+        .await
+        .map_err(|error| anyhow::anyhow!(error))
 }
 
 /// Logs for people on a terminal, and as JSON otherwise.
@@ -124,15 +126,4 @@ fn identity() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let unique = windlass::random::Source::from_entropy().next_u64();
     format!("{}_{}-{unique:016x}", host.trim(), std::process::id())
-}
-
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    tracing::info!("stopping");
 }

@@ -141,8 +141,14 @@ impl Versions {
         if object["apiVersion"] == wanted {
             return Ok(object);
         }
-        let hub = from.map_or_else(|| object.clone(), |spoke| spoke.to_hub(object.clone()));
-        Ok(to.map_or_else(|| hub.clone(), |spoke| spoke.from_hub(hub.clone())))
+        let hub = match from {
+            Some(spoke) => spoke.to_hub(object),
+            None => object,
+        };
+        Ok(match to {
+            Some(spoke) => spoke.from_hub(hub),
+            None => hub,
+        })
     }
 
     /// The spoke of a version: `Some(None)` for the hub, `None` for a stranger.

@@ -10,6 +10,7 @@ mod decode;
 mod encode;
 mod order;
 mod table;
+pub(crate) mod wire;
 
 use std::convert::Infallible;
 
@@ -159,15 +160,15 @@ impl<'a> Encoder<'a> {
     /// [`EncodeError::Json`].
     pub fn enveloped(&self, json: &[u8], out: &mut Vec<u8>) -> std::result::Result<(), EncodeError> {
         self.envelope(out);
-        encode::nested(out, 2, |out| self.bare(json, out))
+        wire::nested(out, 2, |out| self.bare(json, out))
     }
 
     /// Appends the magic and the type, which stand before the object.
     fn envelope(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(MAGIC);
-        let Ok(()) = encode::nested::<Infallible>(out, 1, |out| {
-            encode::bytes(out, 1, self.api_version.as_bytes());
-            encode::bytes(out, 2, self.kind.as_bytes());
+        let Ok(()) = wire::nested::<Infallible>(out, 1, |out| {
+            wire::bytes(out, 1, self.api_version.as_bytes());
+            wire::bytes(out, 2, self.kind.as_bytes());
             Ok(())
         });
     }
@@ -191,7 +192,7 @@ impl<'a> Encoder<'a> {
         self.bare(serde_json::json!({ "metadata": metadata }).to_string().as_bytes(), &mut head)?;
         let mut out = Vec::new();
         self.envelope(&mut out);
-        encode::length(&mut out, 2, head.len() + items_len);
+        wire::length(&mut out, 2, head.len() + items_len);
         out.extend_from_slice(&head);
         Ok(out)
     }
@@ -200,21 +201,21 @@ impl<'a> Encoder<'a> {
 /// The bytes that an item of a list takes, with what stands before it.
 pub fn item_len(item: usize) -> usize {
     let mut head = Vec::new();
-    encode::length(&mut head, 2, item);
+    wire::length(&mut head, 2, item);
     head.len() + item
 }
 
 /// Appends an item of a list.
 pub fn item(out: &mut Vec<u8>, item: &[u8]) {
-    encode::bytes(out, 2, item);
+    wire::bytes(out, 2, item);
 }
 
 /// Appends a `WatchEvent` around an enveloped object, with the frame's length before it.
 pub fn watch_frame(out: &mut Vec<u8>, kind: &str, object: &[u8]) {
     let mut event = Vec::with_capacity(object.len() + 32);
-    encode::bytes(&mut event, 1, kind.as_bytes());
-    let Ok(()) = encode::nested::<Infallible>(&mut event, 2, |out| {
-        encode::bytes(out, 1, object);
+    wire::bytes(&mut event, 1, kind.as_bytes());
+    let Ok(()) = wire::nested::<Infallible>(&mut event, 2, |out| {
+        wire::bytes(out, 1, object);
         Ok(())
     });
     out.extend_from_slice(&u32::try_from(event.len()).unwrap_or(u32::MAX).to_be_bytes());

@@ -94,7 +94,7 @@ pub use listwatch::WatchError;
 pub use manager::{Manager, ManagerBuilder, RunCx, Runnable};
 pub use metrics::Metrics;
 pub use object::{BoxError, Object, revision_of};
-pub use operator::{Description, Operator};
+pub use operator::{Description, Operator, told_to_stop};
 pub use owners::{controller_of, controller_ref, is_controlled_by};
 pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
 pub use recorder::{EventType, Recorder, reference};

@@ -196,7 +196,8 @@ fn identity() -> String {
     format!("{}_{}-{:016x}", host.trim(), std::process::id(), Source::from_entropy().next_u64())
 }
 
-async fn told_to_stop() {
+/// Waits until the process is told to stop: by Ctrl-C, or by a supervisor with SIGTERM.
+pub async fn told_to_stop() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

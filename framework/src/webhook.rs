@@ -20,7 +20,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Mutex, mpsc},
@@ -50,12 +50,12 @@ pub type Connections = mpsc::Receiver<Box<dyn Io>>;
 /// How an API server is to ask a hook.
 #[derive(Clone, Debug)]
 pub struct Hook {
-    pub(crate) operations: Vec<Operation>,
-    pub(crate) fails_open: bool,
+    operations: Vec<Operation>,
+    fails_open: bool,
     pub(crate) timeout: Duration,
-    pub(crate) selector: Option<Value>,
-    pub(crate) namespaces: Option<Value>,
-    pub(crate) conditions: Vec<(String, String)>,
+    selector: Option<Value>,
+    namespaces: Option<Value>,
+    conditions: Vec<(String, String)>,
 }
 
 impl Default for Hook {
@@ -106,6 +106,30 @@ impl Hook {
     pub fn namespaces(mut self, selector: Value) -> Self {
         self.namespaces = Some(selector);
         self
+    }
+
+    /// Where and when it is asked, as configurations and policies write it.
+    pub(crate) fn operations(&self) -> Vec<&'static str> {
+        self.operations.iter().map(|operation| operation.name()).collect()
+    }
+
+    pub(crate) fn failure_policy(&self) -> &'static str {
+        if self.fails_open { "Ignore" } else { "Fail" }
+    }
+
+    /// Adds the selectors that it has.
+    pub(crate) fn select(&self, to: &mut Value) {
+        for (name, selector) in [("objectSelector", &self.selector), ("namespaceSelector", &self.namespaces)]
+        {
+            if let Some(selector) = selector {
+                to[name] = selector.clone();
+            }
+        }
+    }
+
+    pub(crate) fn match_conditions(&self) -> Vec<Value> {
+        let all = self.conditions.iter();
+        all.map(|(name, when)| json!({ "name": name, "expression": when })).collect()
     }
 
     /// Asked when this CEL expression holds, too.
@@ -246,9 +270,9 @@ impl Runnable for Webhooks {
             rules.allow_resource(Place::Everywhere, group, resource, Verbs::CREATE);
         }
         for kind in &self.kinds {
-            let name = kind.definition().metadata.name.unwrap_or_default();
+            let name = kind.name();
             let (group, resource) = ("apiextensions.k8s.io", "customresourcedefinitions");
-            rules.allow_named(Place::Everywhere, group, resource, &name, write);
+            rules.allow_named(Place::Everywhere, group, resource, name, write);
             rules.allow_resource(Place::Everywhere, group, resource, Verbs::CREATE);
         }
     }

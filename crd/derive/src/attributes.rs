@@ -63,13 +63,7 @@ impl Marks {
 
     /// The attributes for schemars that carry these marks into the schema.
     pub(crate) fn for_schemars(&self) -> Vec<Attribute> {
-        let mut found = Vec::new();
-        if !self.rules.is_empty() {
-            let rules = &self.rules;
-            found.push(syn::parse_quote! {
-                #[schemars(transform = ::windlass::custom::Extend::rules(|| ::windlass::private::json!([#(#rules),*])))]
-            });
-        }
+        let mut found = Vec::from_iter(carried(&self.rules));
         if let Some(list) = &self.list {
             let keys = &self.keys;
             found.push(syn::parse_quote! {
@@ -81,6 +75,15 @@ impl Marks {
         }
         found
     }
+}
+
+/// The attribute for schemars that carries CEL rules into a schema, if there are any.
+pub(crate) fn carried(rules: &[TokenStream]) -> Option<Attribute> {
+    (!rules.is_empty()).then(|| {
+        syn::parse_quote! {
+            #[schemars(transform = ::windlass::custom::Extend::rules(|| ::windlass::private::json!([#(#rules),*])))]
+        }
+    })
 }
 
 /// Keeps of an item's attributes what schemars reads.

@@ -7,7 +7,7 @@ use quote::{format_ident, quote};
 use syn::{DeriveInput, LitStr, Path, Result, Token, meta::ParseNestedMeta, spanned::Spanned};
 
 use crate::{
-    attributes::{Fields, flag, pair, path, rule, text},
+    attributes::{Fields, carried, flag, pair, path, rule, text},
     schema,
 };
 
@@ -120,10 +120,7 @@ fn object(input: &DeriveInput, kube: &Kube, root: &Ident, kind: &LitStr) -> Toke
         Some(status) => (quote! { #status }, quote! { self.status.as_ref() }),
         None => (quote! { () }, quote! { None }),
     };
-    let rules = &kube.rules;
-    let rules = (!rules.is_empty()).then(|| {
-        quote! { #[schemars(transform = ::windlass::custom::Extend::rules(|| ::windlass::private::json!([#(#rules),*])))] }
-    });
+    let rules = carried(&kube.rules);
     let (labels, annotations) = (&kube.labels, &kube.annotations);
     let has_status = kube.status.as_ref().map(|status| {
         quote! {

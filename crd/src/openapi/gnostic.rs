@@ -4,7 +4,11 @@
 //! field for is left out, as gnostic's own reader would refuse it.
 //! Source: `github.com/google/gnostic-models/openapiv2/OpenAPIv2.proto`.
 
+use std::convert::Infallible;
+
 use serde_json::{Map, Value};
+
+use crate::protobuf::wire;
 
 /// How a JSON value stands in a message.
 #[derive(Clone, Copy)]
@@ -167,24 +171,11 @@ pub fn encode(document: &Value) -> Vec<u8> {
     out
 }
 
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push((n & 0x7f) as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-fn bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
-    varint(out, u64::from(number << 3 | 2));
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut inner = Vec::new();
-    write(&mut inner);
-    bytes(out, number, &inner);
+    let Ok(()) = wire::nested(out, number, |out| {
+        write(out);
+        Ok::<(), Infallible>(())
+    });
 }
 
 fn message(out: &mut Vec<u8>, fields: &[Field], value: &Value) {
@@ -202,14 +193,14 @@ fn message(out: &mut Vec<u8>, fields: &[Field], value: &Value) {
 fn extensions(out: &mut Vec<u8>, number: u32, map: &Map<String, Value>) {
     for (name, value) in map.iter().filter(|(name, _)| name.starts_with("x-")) {
         nested(out, number, |out| {
-            bytes(out, 1, name.as_bytes());
+            wire::bytes(out, 1, name.as_bytes());
             nested(out, 2, |out| any(out, value));
         });
     }
 }
 
 fn any(out: &mut Vec<u8>, value: &Value) {
-    bytes(out, 2, format!("{value}\n").as_bytes());
+    wire::bytes(out, 2, format!("{value}\n").as_bytes());
 }
 
 fn texts<'a>(value: &'a Value) -> Vec<&'a str> {
@@ -222,17 +213,11 @@ fn texts<'a>(value: &'a Value) -> Vec<&'a str> {
 fn field(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
     let list = || value.as_array().into_iter().flatten();
     match shape {
-        Shape::Text => bytes(out, number, value.as_str().unwrap_or_default().as_bytes()),
-        Shape::Texts => texts(value).into_iter().for_each(|text| bytes(out, number, text.as_bytes())),
+        Shape::Text => wire::bytes(out, number, value.as_str().unwrap_or_default().as_bytes()),
+        Shape::Texts => texts(value).into_iter().for_each(|text| wire::bytes(out, number, text.as_bytes())),
         Shape::Bool => flag(out, number, value),
-        Shape::Int => {
-            varint(out, u64::from(number << 3));
-            varint(out, value.as_i64().unwrap_or_default().cast_unsigned());
-        }
-        Shape::Double => {
-            varint(out, u64::from(number << 3 | 1));
-            out.extend_from_slice(&value.as_f64().unwrap_or_default().to_le_bytes());
-        }
+        Shape::Int => wire::integer(out, number, value.as_i64().unwrap_or_default()),
+        Shape::Double => wire::double(out, number, value.as_f64().unwrap_or_default()),
         Shape::Any => nested(out, number, |out| any(out, value)),
         Shape::Anys => list().for_each(|one| nested(out, number, |out| any(out, one))),
         Shape::Message(fields) => nested(out, number, |out| message(out, fields, value)),
@@ -240,7 +225,7 @@ fn field(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
         Shape::Schemas => list().for_each(|one| nested(out, number, |out| message(out, SCHEMA, one))),
         Shape::Named(pair) => nested(out, number, |out| pairs(out, pair, value)),
         Shape::Type => nested(out, number, |out| {
-            texts(value).into_iter().for_each(|text| bytes(out, 1, text.as_bytes()));
+            texts(value).into_iter().for_each(|text| wire::bytes(out, 1, text.as_bytes()));
         }),
         Shape::Items => nested(out, number, |out| nested(out, 1, |out| message(out, SCHEMA, value))),
         Shape::SchemaOrBool => nested(out, number, |out| match value {
@@ -249,7 +234,7 @@ fn field(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
         }),
         Shape::Parameters => list().for_each(|one| {
             nested(out, number, |out| match one.get("$ref").and_then(Value::as_str) {
-                Some(reference) => nested(out, 2, |out| bytes(out, 1, reference.as_bytes())),
+                Some(reference) => nested(out, 2, |out| wire::bytes(out, 1, reference.as_bytes())),
                 None => nested(out, 1, |out| parameter(out, one)),
             });
         }),
@@ -257,8 +242,7 @@ fn field(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
 }
 
 fn flag(out: &mut Vec<u8>, number: u32, value: &Value) {
-    varint(out, u64::from(number << 3));
-    out.push(u8::from(value == true));
+    wire::integer(out, number, i64::from(value == true));
 }
 
 fn pairs(out: &mut Vec<u8>, pair: Pair, map: &Value) {
@@ -266,13 +250,13 @@ fn pairs(out: &mut Vec<u8>, pair: Pair, map: &Value) {
     let number = if matches!(pair, Pair::Path) { 2 } else { 1 };
     for (name, value) in map.as_object().into_iter().flatten() {
         nested(out, number, |out| {
-            bytes(out, 1, name.as_bytes());
+            wire::bytes(out, 1, name.as_bytes());
             nested(out, 2, |out| match pair {
                 Pair::Schema => message(out, SCHEMA, value),
                 Pair::Path => message(out, PATH, value),
                 Pair::Response => nested(out, 1, |out| message(out, RESPONSE, value)),
                 Pair::Security => nested(out, 2, |out| message(out, API_KEY, value)),
-                Pair::Texts => texts(value).into_iter().for_each(|text| bytes(out, 1, text.as_bytes())),
+                Pair::Texts => texts(value).into_iter().for_each(|text| wire::bytes(out, 1, text.as_bytes())),
                 Pair::Parameter => parameter(out, value),
             });
         });

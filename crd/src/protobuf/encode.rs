@@ -12,63 +12,10 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::table::{self, Field, Id, Kind, Shape, Special};
-
-const VARINT: u32 = 0;
-const FIXED64: u32 = 1;
-const BYTES: u32 = 2;
-
-fn varint(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        #[expect(clippy::cast_possible_truncation, reason = "the low seven bits are meant")]
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "below 0x80")]
-    out.push(n as u8);
-}
-
-fn key(out: &mut Vec<u8>, tag: u32, wire: u32) {
-    varint(out, u64::from(tag << 3 | wire));
-}
-
-fn integer(out: &mut Vec<u8>, tag: u32, n: i64) {
-    key(out, tag, VARINT);
-    #[expect(clippy::cast_sign_loss, reason = "negative numbers are sent as their two's complement")]
-    varint(out, n as u64);
-}
-
-/// Writes what stands before `len` bytes of a field.
-pub(super) fn length(out: &mut Vec<u8>, tag: u32, len: usize) {
-    key(out, tag, BYTES);
-    varint(out, len as u64);
-}
-
-/// Writes a field of bytes.
-pub(super) fn bytes(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
-    length(out, tag, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-/// Writes a field whose content `write` appends.
-pub(super) fn nested<E>(
-    out: &mut Vec<u8>,
-    tag: u32,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-) -> Result<(), E> {
-    key(out, tag, BYTES);
-    out.push(0);
-    let start = out.len();
-    write(out)?;
-    let len = out.len() - start;
-    let mut head = Vec::with_capacity(5);
-    varint(&mut head, len as u64);
-    out[start - 1] = head[0];
-    if head.len() > 1 {
-        out.splice(start..start, head[1..].iter().copied());
-    }
-    Ok(())
-}
+use super::{
+    table::{self, Field, Id, Kind, Shape, Special},
+    wire::{bytes, double, integer, nested},
+};
 
 /// A field inside the inlined messages on the way to it.
 fn within<E>(
@@ -231,10 +178,7 @@ impl One<'_> {
         match kind {
             Kind::Integer => integer(out, tag, n),
             #[expect(clippy::cast_precision_loss, reason = "the field is a double")]
-            Kind::Double => {
-                key(out, tag, FIXED64);
-                out.extend_from_slice(&(n as f64).to_bits().to_le_bytes());
-            }
+            Kind::Double => double(out, tag, n as f64),
             Kind::Special(Special::IntOrString) => nested(out, tag, |out| {
                 integer(out, 1, 0);
                 integer(out, 2, n);
@@ -308,8 +252,7 @@ impl<'de> Visitor<'de> for One<'_> {
     fn visit_f64<E: Error>(self, n: f64) -> Result<(), E> {
         match self.kind {
             Kind::Double => {
-                key(self.out, self.tag, FIXED64);
-                self.out.extend_from_slice(&n.to_bits().to_le_bytes());
+                double(self.out, self.tag, n);
                 Ok(())
             }
             Kind::Special(Special::Quantity) => self.text(&n.to_string()),

@@ -16,7 +16,7 @@ use minicluster::TestCluster;
 use tokio::process::{Child, Command};
 use windlass::{Description, Subscription};
 
-use crate::{cluster::Cluster, project, stop, test_cluster};
+use crate::{cluster::Cluster, project, test_cluster};
 
 /// How long a program may take to end when it is told to.
 const END_WITHIN: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let mut sources = build::Sources::of(&options.project);
     let mut running: Option<Running> = None;
     let mut shown = Vec::new();
-    let stopped = stop::told();
+    let stopped = windlass::told_to_stop();
     tokio::pin!(stopped);
     loop {
         let renewed = tokio::select! {

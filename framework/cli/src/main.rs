@@ -9,7 +9,6 @@ mod new;
 mod output;
 mod project;
 mod rbac;
-mod stop;
 mod templates;
 mod test_cluster;
 mod why;

@@ -14,8 +14,6 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use minicluster::{TestCluster, test_cluster::Listening};
 
-use crate::stop;
-
 /// The most nodes that are started.
 const NODES: u32 = 1000;
 
@@ -60,7 +58,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             listening.address(),
             kubeconfig.path.display()
         );
-        stop::told().await;
+        windlass::told_to_stop().await;
         return Ok(());
     }
     let status = play(options.command.clone(), kubeconfig.path.clone()).await?;

@@ -47,6 +47,7 @@ const ROUND_TRIPS: u64 = 200;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Kind {
+    name: &'static str,
     hub: &'static str,
     definitions: Vec<CustomResourceDefinition>,
     stored: &'static str,
@@ -58,7 +59,13 @@ impl Kind {
     #[must_use]
     pub fn of<Hub: CustomResource>() -> Self {
         let Declared { api_version, version, .. } = Hub::DECLARED;
-        Self { hub: api_version, definitions: vec![Hub::crd()], stored: version, spokes: Vec::new() }
+        Self {
+            name: Hub::crd_name(),
+            hub: api_version,
+            definitions: vec![Hub::crd()],
+            stored: version,
+            spokes: Vec::new(),
+        }
     }
 
     /// One more version. That which says `storage` is stored, or the hub if all say so.
@@ -76,6 +83,12 @@ impl Kind {
             self.stored = V::DECLARED.version;
         }
         self
+    }
+
+    /// The name of its definition, `PLURAL.GROUP`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// One definition with all versions.

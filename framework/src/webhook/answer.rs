@@ -21,6 +21,16 @@ pub(crate) enum Role {
     Mutating,
 }
 
+impl Role {
+    /// As it stands in paths and names.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Validating => "validate",
+            Self::Mutating => "mutate",
+        }
+    }
+}
+
 type Answer = Arc<dyn Fn(Request) -> BoxFuture<'static, Outcome> + Send + Sync>;
 
 /// Answers the reviews of one kind in one role.
@@ -156,10 +166,7 @@ impl Handler {
 
     /// Where it is asked: `/validate-harbour-dev-v1-sail`, as kubebuilder names it.
     pub(crate) fn path(&self) -> String {
-        let role = match self.role {
-            Role::Validating => "validate",
-            Role::Mutating => "mutate",
-        };
+        let role = self.role.verb();
         let group = self.group.replace('.', "-");
         format!("/{role}-{group}-{}-{}", self.version, self.kind.to_ascii_lowercase())
     }

@@ -64,33 +64,22 @@ impl Webhooks {
 
     fn hook(&self, handler: &Handler, way: &Way<'_>) -> Value {
         let Handler { hook, group, version, plural, .. } = handler;
-        let role = match handler.role {
-            Role::Validating => "validate",
-            Role::Mutating => "mutate",
-        };
+        let role = handler.role.verb();
         let domain = if group.is_empty() { "core" } else { group };
-        let operations: Vec<&str> = hook.operations.iter().map(|operation| operation.name()).collect();
         let mut object = json!({
             "name": format!("{role}.{plural}.{domain}"),
             "clientConfig": self.client_config(&handler.path(), way),
             "rules": [{
-                "apiGroups": [group], "apiVersions": [version], "resources": [plural], "operations": operations,
+                "apiGroups": [group], "apiVersions": [version], "resources": [plural], "operations": hook.operations(),
                 "scope": if handler.namespaced { "Namespaced" } else { "Cluster" },
             }],
             "admissionReviewVersions": ["v1"],
             "sideEffects": "None",
-            "failurePolicy": if hook.fails_open { "Ignore" } else { "Fail" },
+            "failurePolicy": hook.failure_policy(),
             "timeoutSeconds": hook.timeout.as_secs(),
         });
-        if let Some(selector) = &hook.selector {
-            object["objectSelector"] = selector.clone();
-        }
-        if let Some(namespaces) = &hook.namespaces {
-            object["namespaceSelector"] = namespaces.clone();
-        }
-        let conditions =
-            hook.conditions.iter().map(|(name, when)| json!({ "name": name, "expression": when }));
-        let conditions: Vec<Value> = conditions.collect();
+        hook.select(&mut object);
+        let conditions = hook.match_conditions();
         if !conditions.is_empty() {
             object["matchConditions"] = conditions.into();
         }
@@ -99,15 +88,15 @@ impl Webhooks {
 
     fn definition(&self, kind: &Kind, way: &Way<'_>) -> Value {
         let mut definition = serde_json::to_value(kind.definition()).unwrap_or_default();
-        let name = definition["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = kind.name();
         definition["spec"]["conversion"] = json!({
             "strategy": "Webhook",
             "webhook": {
                 "conversionReviewVersions": ["v1"],
-                "clientConfig": self.client_config(&convert_path(&name), way),
+                "clientConfig": self.client_config(&convert_path(name), way),
             },
         });
-        if let Value::Object(annotations) = &self.metadata(&name)["annotations"] {
+        if let Value::Object(annotations) = &self.metadata(name)["annotations"] {
             let all =
                 definition["metadata"].as_object_mut().map(|m| m.entry("annotations").or_insert(json!({})));
             if let Some(Value::Object(all)) = all {

@@ -32,10 +32,9 @@ impl Policy {
         K::DynamicType: Default,
     {
         let kind = K::DynamicType::default();
-        let operations: Vec<&str> = hook.operations.iter().map(|operation| operation.name()).collect();
         let rule = json!({
             "apiGroups": [K::group(&kind)], "apiVersions": [K::version(&kind)], "resources": [K::plural(&kind)],
-            "operations": operations,
+            "operations": hook.operations(),
         });
         Self { name: name.to_owned(), hook, rule, validations: Vec::new() }
     }
@@ -52,21 +51,14 @@ impl Policy {
     #[must_use]
     pub fn objects(&self) -> [Value; 2] {
         let mut constraints = json!({ "resourceRules": [self.rule] });
-        if let Some(selector) = &self.hook.selector {
-            constraints["objectSelector"] = selector.clone();
-        }
-        if let Some(namespaces) = &self.hook.namespaces {
-            constraints["namespaceSelector"] = namespaces.clone();
-        }
-        let conditions =
-            self.hook.conditions.iter().map(|(name, when)| json!({ "name": name, "expression": when }));
+        self.hook.select(&mut constraints);
         let policy = json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
             "metadata": { "name": self.name },
             "spec": {
-                "failurePolicy": if self.hook.fails_open { "Ignore" } else { "Fail" },
+                "failurePolicy": self.hook.failure_policy(),
                 "matchConstraints": constraints,
-                "matchConditions": conditions.collect::<Vec<_>>(),
+                "matchConditions": self.hook.match_conditions(),
                 "validations": self.validations,
             },
         });

@@ -54,11 +54,7 @@ pub(super) async fn run(hooks: &Webhooks, cx: RunCx) -> Result<(), BoxError> {
     let current = Arc::new(Current::default());
     let paths = Arc::new(Paths {
         handlers: hooks.handlers.iter().map(|handler| (handler.path(), handler.clone())).collect(),
-        conversions: hooks
-            .kinds
-            .iter()
-            .map(|kind| (convert_path(&kind.definition().metadata.name.unwrap_or_default()), kind.versions()))
-            .collect(),
+        conversions: hooks.kinds.iter().map(|kind| (convert_path(kind.name()), kind.versions())).collect(),
         metrics: hooks.counts.get_or_init(|| Counts::register(&cx.metrics)).clone(),
     });
     let mut tls = ServerConfig::builder_with_provider(Arc::new(default_provider()))

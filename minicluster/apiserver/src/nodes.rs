@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, copy_bidirectional},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs},
     time::timeout,
 };
 
@@ -104,14 +104,18 @@ impl NodeClient {
 /// # Errors
 /// 500 in upstream's words.
 pub async fn connect_tcp(at: &str) -> ApiResult<TcpStream> {
-    let fail =
-        |e: &dyn std::fmt::Display| ApiError::internal(format!("error dialing backend: dial tcp {at}: {e}"));
-    let tcp = match timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await {
-        Ok(Ok(tcp)) => tcp,
-        Ok(Err(error)) => return Err(fail(&error)),
-        Err(_) => return Err(fail(&"i/o timeout")),
-    };
-    tcp.set_nodelay(true).map_err(|e| fail(&e))?;
+    dial(at, at).await.map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))
+}
+
+/// Opens a plain connection to an address that is shown as `at`.
+///
+/// # Errors
+/// A sentence as Go's net package says it.
+pub(crate) async fn dial(at: &str, address: impl ToSocketAddrs) -> Result<TcpStream, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("dial tcp {at}: {why}");
+    let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+    let tcp = tcp.map_err(|_| failed(&"i/o timeout"))?.map_err(|e| failed(&e))?;
+    tcp.set_nodelay(true).map_err(|e| failed(&e))?;
     Ok(tcp)
 }
 

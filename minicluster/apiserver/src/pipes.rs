@@ -1,21 +1,18 @@
 //! Servers of the same process that listen without a socket: what a test's webhooks are reached by. Nobody listens
 //! unless somebody asked for it, and then only what is dialled by exactly that name gets there.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, DuplexStream, duplex},
-    net::TcpStream,
+    io::{DuplexStream, duplex},
     sync::mpsc,
-    time::timeout,
 };
+
+use crate::nodes::{self, Io};
 
 /// Bytes under way in each direction.
 const BUFFER: usize = 64 << 10;
-
-/// How long a server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 64;
@@ -23,10 +20,6 @@ const BACKLOG: usize = 64;
 /// Listeners by host and port. Clones share them.
 #[derive(Clone, Default)]
 pub struct Pipes(Arc<Mutex<BTreeMap<(String, u16), mpsc::Sender<DuplexStream>>>>);
-
-/// A byte stream to another server.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Pipes {
     /// Listens as this host; who listened before hears nothing more.
@@ -53,14 +46,12 @@ impl Pipes {
         host: &str,
         port: u16,
         address: impl FnOnce() -> Result<(String, u16), String>,
-    ) -> Result<Box<dyn Stream>, String> {
+    ) -> Result<Box<dyn Io>, String> {
         if let Some(stream) = self.dial(host, port) {
-            return stream.map(|stream| Box::new(stream) as Box<dyn Stream>);
+            return stream.map(|stream| Box::new(stream) as Box<dyn Io>);
         }
         let (host, port) = address()?;
-        let failed = |why: &dyn std::fmt::Display| format!("dial tcp {host}:{port}: {why}");
-        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port))).await;
-        let tcp = tcp.map_err(|_| failed(&"i/o timeout"))?.map_err(|e| failed(&e))?;
+        let tcp = nodes::dial(&format!("{host}:{port}"), (host.as_str(), port)).await?;
         Ok(Box::new(tcp))
     }
 }

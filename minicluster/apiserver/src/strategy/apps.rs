@@ -45,16 +45,11 @@ pub(super) fn immutable(obj: &Value, old: &Value, way: &[&'static str], errors: 
 
 impl Strategy for Deployment {
     fn warnings(&self, obj: &Value) -> Vec<String> {
-        let template = warnings::template(obj, &["spec", "template"]);
-        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+        warnings::workload(obj)
     }
 
     fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
-        if part == Part::Main {
-            warnings::changed_template(obj, old, &["spec", "template"])
-        } else {
-            Vec::new()
-        }
+        warnings::changed_workload(part, obj, old)
     }
 
     fn default(&self, obj: &mut Value) {
@@ -117,16 +112,11 @@ fn ready_of(obj: &Value, ready: &[&str]) -> String {
 
 impl Strategy for ReplicaSet {
     fn warnings(&self, obj: &Value) -> Vec<String> {
-        let template = warnings::template(obj, &["spec", "template"]);
-        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+        warnings::workload(obj)
     }
 
     fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
-        if part == Part::Main {
-            warnings::changed_template(obj, old, &["spec", "template"])
-        } else {
-            Vec::new()
-        }
+        warnings::changed_workload(part, obj, old)
     }
 
     fn default(&self, obj: &mut Value) {
@@ -175,16 +165,11 @@ fn replica_columns() -> Vec<Column> {
 
 impl Strategy for ReplicationController {
     fn warnings(&self, obj: &Value) -> Vec<String> {
-        let template = warnings::template(obj, &["spec", "template"]);
-        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+        warnings::workload(obj)
     }
 
     fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
-        if part == Part::Main {
-            warnings::changed_template(obj, old, &["spec", "template"])
-        } else {
-            Vec::new()
-        }
+        warnings::changed_workload(part, obj, old)
     }
 
     fn default(&self, obj: &mut Value) {
@@ -313,11 +298,7 @@ impl Strategy for DaemonSet {
     }
 
     fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
-        if part == Part::Main {
-            warnings::changed_template(obj, old, &["spec", "template"])
-        } else {
-            Vec::new()
-        }
+        warnings::changed_workload(part, obj, old)
     }
 
     fn hidden_annotation(&self) -> Option<&'static str> {

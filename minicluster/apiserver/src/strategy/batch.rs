@@ -50,16 +50,11 @@ fn default_spec(spec: &mut Value) {
 
 impl Strategy for Job {
     fn warnings(&self, obj: &Value) -> Vec<String> {
-        let template = warnings::template(obj, &["spec", "template"]);
-        warnings::name(obj, warnings::PODS).into_iter().chain(template).collect()
+        warnings::workload(obj)
     }
 
     fn update_warnings(&self, part: Part, obj: &Value, old: &Value) -> Vec<String> {
-        if part == Part::Main {
-            warnings::changed_template(obj, old, &["spec", "template"])
-        } else {
-            Vec::new()
-        }
+        warnings::changed_workload(part, obj, old)
     }
 
     fn default(&self, obj: &mut Value) {

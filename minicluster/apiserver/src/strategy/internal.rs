@@ -14,6 +14,8 @@ use windlass_crd::{
     quantity::Quantity,
 };
 
+use super::rules::is_empty;
+
 /// One field of a structure.
 struct Field {
     /// Go's name, `@Type` for embedded metadata.
@@ -178,16 +180,6 @@ fn alternatives(value: &Value) -> Value {
         Value::Bool(allows) => serde_json::json!({"allows": allows}),
         Value::Array(_) => serde_json::json!({"jSONSchemas": value, "property": value}),
         _ => serde_json::json!({"schema": value, "allows": true}),
-    }
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
     }
 }
 

@@ -12,7 +12,7 @@ use windlass_crd::{
     quota,
 };
 
-use super::{Column, Part, Strategy, columns};
+use super::{Column, Part, Strategy, columns, container::resources::counts_things};
 use crate::object;
 
 const SCOPES: [&str; 7] = [
@@ -26,19 +26,6 @@ const SCOPES: [&str; 7] = [
 ];
 /// Scopes that exclude each other.
 const CONFLICTS: [(&str, &str); 2] = [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")];
-/// What comes in whole pieces.
-const WHOLE: [&str; 9] = [
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
 /// ResourceQuota.
 pub(crate) struct ResourceQuota;
 
@@ -127,17 +114,10 @@ fn amounts(obj: &Value, part: &'static str, list: &'static str, errors: &mut Err
         if quantity.signum() < 0 {
             errors.push(Error::invalid(&at, value.clone(), "must be greater than or equal to 0"));
         }
-        if is_whole(resource) && !quantity.is_integer() {
+        if counts_things(resource) && !quantity.is_integer() {
             errors.push(Error::invalid(&at, value.clone(), "must be an integer"));
         }
     }
-}
-
-/// Counts, and what has a domain of its own.
-fn is_whole(resource: &str) -> bool {
-    let native = !resource.contains('/') || resource.contains("kubernetes.io/");
-    let extended = !native && !resource.starts_with("requests.");
-    WHOLE.contains(&resource) || (extended && name::qualified_name(&format!("requests.{resource}")).is_ok())
 }
 
 fn resource_name(resource: &str, at: &Path, errors: &mut ErrorList) {

@@ -55,7 +55,8 @@ fn at<'v>(value: &'v Value, base: Option<&Path>, path: &'static str) -> (&'v Val
     (found, place.unwrap_or_else(|| Path::root("")))
 }
 
-fn is_empty(value: &Value) -> bool {
+/// What Go would leave out as empty.
+pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),

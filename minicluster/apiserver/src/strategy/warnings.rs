@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use windlass_crd::{field::quote, quantity::Quantity};
 
+use super::Part;
 use crate::object;
 
 /// Keys of node labels that have successors.
@@ -58,6 +59,8 @@ const VOLUMES: [(&str, &str); 9] = [
     ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 
+/// Where most kinds have the template of their pods.
+const TEMPLATE: &[&str] = &["spec", "template"];
 const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
@@ -112,6 +115,16 @@ pub(super) fn template(obj: &Value, way: &[&str]) -> Vec<String> {
 /// The same for an update, which warns only of what somebody asks for anew.
 pub(super) fn changed_template(obj: &Value, old: &Value, way: &[&str]) -> Vec<String> {
     if is_same(obj, old) { Vec::new() } else { template(obj, way) }
+}
+
+/// The warnings for a kind whose pods are named after it and made from `spec.template`.
+pub(super) fn workload(obj: &Value) -> Vec<String> {
+    name(obj, PODS).into_iter().chain(template(obj, TEMPLATE)).collect()
+}
+
+/// The same for an update of such a kind, or of another with a template there.
+pub(super) fn changed_workload(part: Part, obj: &Value, old: &Value) -> Vec<String> {
+    if part == Part::Main { changed_template(obj, old, TEMPLATE) } else { Vec::new() }
 }
 
 /// Whether an update asks for nothing new.

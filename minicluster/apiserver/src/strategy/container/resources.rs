@@ -89,7 +89,8 @@ pub(crate) fn amount(resource: &str, given: &Quantity, path: &Path, errors: &mut
     }
 }
 
-fn counts_things(resource: &str) -> bool {
+/// Whether a resource comes in whole pieces: counts, and what has a domain of its own.
+pub(crate) fn counts_things(resource: &str) -> bool {
     const COUNTED: [&str; 9] = [
         "pods",
         "resourcequotas",
