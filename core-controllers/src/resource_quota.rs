@@ -27,12 +27,13 @@ use windlass_crd::{
 
 use crate::Options;
 use kinds::Kinds;
+use source::Source;
 
 /// How often everything is counted again, should a change ever have been missed. As upstream's
 /// `--resource-quota-sync-period`.
 const RESYNC: Duration = Duration::from_mins(5);
 
-/// How long a cache of quotas that is behind those of what they count is waited for.
+/// How long caches are waited for that are behind the server.
 const CATCH_UP: Duration = Duration::from_millis(50);
 
 /// Adds the controller to a manager.
@@ -56,8 +57,7 @@ pub fn register(manager: &mut ManagerBuilder, options: &Options) {
 /// A new quota, and one with other limits.
 fn wants_count(delta: &Delta<ResourceQuota>) -> bool {
     let Delta::Updated { old, new } = delta else { return true };
-    let hard = |quota: &ResourceQuota| read(quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()));
-    hard(old) != hard(new)
+    limits(old) != limits(new)
 }
 
 /// A new kind may be what a quota was told to count before there was one.
@@ -80,49 +80,66 @@ struct Quotas {
     kinds: Arc<Kinds>,
 }
 
+/// What a cache has of one kind that a quota counts.
+struct View<'a> {
+    measure: &'a Measure,
+    source: Arc<dyn Source>,
+    /// It has everything up to this revision, and may have more.
+    at: u64,
+    objects: Vec<Arc<quota::Measured>>,
+}
+
 impl Reconcile<ResourceQuota> for Quotas {
     async fn reconcile(&self, request: Request<ResourceQuota>) -> Result<Action, Error> {
         let namespace = request.key.namespace().unwrap_or_default();
-        let Some(object) = request.object.clone() else {
+        let counts = request.object.as_deref().map(|quota| measures(&limits(quota))).unwrap_or_default();
+        let mut views = Vec::new();
+        for measure in &counts {
+            let Some(source) = self.kinds.source(measure).await? else { continue };
+            // Asked before the objects are: a cache that moves on in between has all of what this revision has.
+            let at = source.revision();
+            views.push(View { at, objects: source.measured(namespace), measure, source });
+        }
+        // Read after what it counts, and from the server: of what was charged in a newer one, nothing can have come and
+        // gone in the views, so whatever they do not have yet calls for another count.
+        let Some(object) = request.client.live::<ResourceQuota>(&request.key).await? else {
             self.kinds.leave(namespace);
             return Ok(Action::Done);
         };
         let status = object.status.clone().unwrap_or_default();
-        let limits = object.spec.as_ref().and_then(|spec| spec.hard.as_ref());
-        let (hard, known) = (read(limits), read(status.used.as_ref()));
+        let (hard, known) = (limits(&object), read(status.used.as_ref()));
+        if measures(&hard) != counts {
+            return Ok(Action::RequeueAfter(CATCH_UP));
+        }
         let quota = as_limits(&object, hard.clone());
         let mut counted = Amounts::new();
-        let mut seen = 0;
-        for measure in measures(&hard) {
-            let Some(source) = self.kinds.source(&measure).await? else { continue };
-            seen = seen.max(source.revision());
-            let mut found = tally(&quota, &measure, &source.measured(namespace));
+        let mut asked_server = false;
+        for view in views {
+            let mut found = tally(&quota, view.measure, &view.objects);
             // A cache that lags behind may not have what was charged already.
-            if differs(&found, &known) && source.revision() < revision_of(&*object) {
-                found = tally(&quota, &measure, &source.measured_live(namespace).await?);
+            if differs(&found, &known) && view.at < revision_of(&object) {
+                asked_server = true;
+                found = tally(&quota, view.measure, &view.source.measured_live(namespace).await?);
             }
             quota::add(&mut counted, &found);
         }
         let used = merged(&hard, &known, counted);
         let is_current = read(status.hard.as_ref()) == hard && status.hard.is_some();
         if is_current && status.used.is_some() && used == known {
-            // What was made and deleted since is charged in a quota that is newer than this one: nothing else would
-            // tell that it has to be counted.
-            if seen > revision_of(&*object) {
-                let live = request.client.live::<ResourceQuota>(&request.key).await?;
-                if live.is_some_and(|live| revision_of(&live) != revision_of(&*object)) {
-                    return Ok(Action::RequeueAfter(CATCH_UP));
-                }
-            }
-            return Ok(Action::RequeueAfter(RESYNC));
+            // What the server counted may have been charged after the quota was read, and be as much by chance.
+            return Ok(Action::RequeueAfter(if asked_server { CATCH_UP } else { RESYNC }));
         }
-        let mut next = (*object).clone();
+        let mut next = object.clone();
         let status = next.status.get_or_insert_default();
-        status.hard = Some(limits.cloned().unwrap_or_default());
+        status.hard = Some(object.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default());
         status.used = Some(used.into_iter().map(|(name, amount)| (name, Text(amount.to_string()))).collect());
         request.client.update_status(&next).await?;
         Ok(Action::RequeueAfter(RESYNC))
     }
+}
+
+fn limits(quota: &ResourceQuota) -> Amounts {
+    read(quota.spec.as_ref().and_then(|spec| spec.hard.as_ref()))
 }
 
 /// Amounts as this crate's types hold them.
