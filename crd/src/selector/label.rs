@@ -80,6 +80,16 @@ impl Requirement {
         if errors.is_empty() { Ok(Self { key: key.to_owned(), operator, values }) } else { Err(errors) }
     }
 
+    /// The one value that satisfies it, if there is just one.
+    #[must_use]
+    pub fn exact(&self) -> Option<&str> {
+        let names = matches!(self.operator, Operator::Equals | Operator::DoubleEquals | Operator::In);
+        match &self.values[..] {
+            [only] if names => Some(only),
+            _ => None,
+        }
+    }
+
     /// Whether the value of its key, or the absence of one, satisfies it.
     #[must_use]
     pub fn holds(&self, value: Option<&str>) -> bool {

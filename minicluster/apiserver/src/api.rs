@@ -29,6 +29,7 @@ use crate::{
     nodes::NodeClient,
     openapi::Documents,
     pipes::Pipes,
+    read::{self, Indexes},
     registry::{Registry, Resource},
     services::Services,
     serving,
@@ -149,6 +150,8 @@ pub struct Api {
     pub webhooks: Webhooks,
     /// Encodings of recent states.
     pub encodings: Encodings,
+    /// Entries by what selectors ask for.
+    pub indexes: Indexes,
     /// The servers that answer for groups and versions of their own.
     pub aggregation: Aggregation,
     /// Tells of requests; `None` when nobody wants to know.
@@ -208,6 +211,7 @@ impl Api {
             aggregation: Aggregation::new(&store, &config.aggregation),
             audit: Audit::new(&config.audit).map_err(SetupError::Audit)?,
             encodings: Encodings::default(),
+            indexes: Indexes::default(),
             metrics,
             nodes: NodeClient::new(config.kubelet_tls.clone()),
             store,
@@ -262,6 +266,7 @@ impl Api {
             ending::run(self),
             aggregation::run(self),
             flow::run(self),
+            read::run_indexes(self),
             authn::fill_secrets(self),
             files,
             audit

@@ -7,7 +7,7 @@ use minicluster_store::{Entry, Payload};
 use serde_json::{Map, Value};
 use windlass_crd::selector::{FieldSelector, LabelSelector};
 
-use crate::{crds::conversion, registry::Resource};
+use crate::{crds::conversion, read::Term, registry::Resource};
 
 /// The text at a path, or "".
 pub fn text<'v>(obj: &'v Value, path: &[&str]) -> &'v str {
@@ -232,6 +232,14 @@ impl Attributes {
                 "metadata.namespace" => Some(namespace),
                 other => self.field(other),
             })
+    }
+
+    /// What it has of what an index is over; a field that it does not have is "".
+    pub(crate) fn value(&self, term: &Term) -> Option<&str> {
+        match term {
+            Term::Label(key) => self.labels.get(key).map(String::as_str),
+            Term::Field(path) => self.field(path),
+        }
     }
 
     fn field(&self, path: &str) -> Option<&str> {

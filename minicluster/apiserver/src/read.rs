@@ -3,6 +3,7 @@
 //! Objects asked for in the version in which they are stored leave as the stored bytes; everything else (other
 //! versions, tables, metadata alone) is computed from them.
 
+mod indexes;
 mod paging;
 
 use std::{collections::VecDeque, sync::Arc};
@@ -17,7 +18,7 @@ use serde_json::{Value, json, value::RawValue};
 use windlass_crd::{
     field::quote,
     protobuf::{self, Encoder},
-    selector::{FieldSelector, LabelSelector},
+    selector::{FieldRequirement, FieldSelector, LabelSelector},
 };
 
 use crate::{
@@ -32,6 +33,9 @@ use crate::{
     status::{ApiError, ApiResult},
     table,
 };
+
+pub use indexes::Indexes;
+pub(crate) use indexes::{Term, run as run_indexes};
 
 /// Both selectors of a request.
 #[derive(Debug, Clone)]
@@ -81,6 +85,19 @@ impl Selectors {
             .iter()
             .find(|r| r.field == "metadata.name" && r.equal)
             .map(|r| r.value.as_str())
+    }
+}
+
+impl Selectors {
+    /// A label or a field that has to have this one value, if the selectors say so of any.
+    fn exact(&self) -> Option<(Term, &str)> {
+        let field = |r: &&FieldRequirement| r.equal && !r.field.starts_with("metadata.");
+        let by_field = self.fields.requirements().iter().find(field);
+        if let Some(one) = by_field {
+            return Some((Term::Field(one.field.clone()), &one.value));
+        }
+        let by_label = self.labels.requirements().iter().find_map(|r| Some((r, r.exact()?)));
+        by_label.map(|(one, value)| (Term::Label(one.key.clone()), value))
     }
 }
 
@@ -223,9 +240,14 @@ pub(crate) async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page>
     let limit =
         options::number(&cx.query, "limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0);
     let prefix = cx.resource.collection(&cx.info.namespace);
-    let (revision, start, all) = range(cx, &prefix)?;
-    let bytes = all.iter().take(SAMPLE).map(|entry| entry.value.len()).sum::<usize>();
-    cx.api.flow.note_size(&cx.resource.plural, all.len(), bytes / all.len().clamp(1, SAMPLE) * all.len());
+    let Range { revision, start, entries: all, is_whole } = range(cx, selectors, &prefix)?;
+    if is_whole {
+        let bytes = all.iter().take(SAMPLE).map(|entry| entry.value.len()).sum::<usize>();
+        cx.api.flow.note_size(&cx.resource.plural, all.len(), bytes / all.len().clamp(1, SAMPLE) * all.len());
+    }
+    if selectors.everything && limit == 0 && start.is_empty() {
+        return Ok(Page { entries: all, revision, continue_token: None, remaining: None });
+    }
     if !selectors.everything {
         conversion::prepare(&cx.api, &cx.resource, all.iter()).await?;
     }
@@ -249,12 +271,37 @@ pub(crate) async fn page(cx: &Context, selectors: &Selectors) -> ApiResult<Page>
     Ok(Page { entries, revision, continue_token, remaining })
 }
 
-/// The whole collection at the revision that the request asks for, and the key below its prefix to begin with.
-fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Entry>>)> {
-    let newest = |start: String| {
-        let snapshot = cx.api.store.snapshot();
-        (snapshot.revision(), start, snapshot.range(prefix).cloned().collect())
-    };
+/// What a request is to be answered from.
+struct Range {
+    revision: Revision,
+    /// The key below the prefix to begin with.
+    start: String,
+    entries: Vec<Arc<Entry>>,
+    /// Whether it is the whole collection. Otherwise an index has left out what the selectors do not match.
+    is_whole: bool,
+}
+
+impl Range {
+    fn whole(revision: Revision, start: String, entries: Vec<Arc<Entry>>) -> Self {
+        Self { revision, start, entries, is_whole: true }
+    }
+}
+
+/// The newest state under a prefix: what an index has of it, or all.
+fn newest(cx: &Context, selectors: &Selectors, prefix: &str, start: String) -> Range {
+    let store = &cx.api.store;
+    let indexed = selectors
+        .exact()
+        .and_then(|(term, value)| cx.api.indexes.find(store, &cx.resource, prefix, &term, value));
+    if let Some((revision, entries)) = indexed {
+        return Range { revision, start, entries, is_whole: false };
+    }
+    let snapshot = store.snapshot();
+    Range::whole(snapshot.revision(), start, snapshot.range(prefix).cloned().collect())
+}
+
+/// The collection at the revision that the request asks for.
+fn range(cx: &Context, selectors: &Selectors, prefix: &str) -> ApiResult<Range> {
     let rv = cx.query.get("resourceVersion").unwrap_or("");
     let rule = cx.query.get("resourceVersionMatch").unwrap_or("");
     if let Some(token) = cx.query.get("continue").filter(|t| !t.is_empty()) {
@@ -264,9 +311,9 @@ fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Ent
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        let Some(at) = token.revision else { return Ok(newest(token.start)) };
+        let Some(at) = token.revision else { return Ok(newest(cx, selectors, prefix, token.start)) };
         return match cx.api.store.range_at(prefix, at) {
-            Ok(entries) => Ok((at, token.start, entries)),
+            Ok(entries) => Ok(Range::whole(at, token.start, entries)),
             Err(_) => Err(ApiError::expired_continue(Continue::encode(-1, &token.start))),
         };
     }
@@ -276,10 +323,10 @@ fn range(cx: &Context, prefix: &str) -> ApiResult<(Revision, String, Vec<Arc<Ent
         return Err(too_large(asked, cx.api.store.revision()));
     }
     if rule != "Exact" {
-        return Ok(newest(String::new()));
+        return Ok(newest(cx, selectors, prefix, String::new()));
     }
     match cx.api.store.range_at(prefix, asked) {
-        Ok(entries) => Ok((asked, String::new(), entries)),
+        Ok(entries) => Ok(Range::whole(asked, String::new(), entries)),
         Err(RangeError::Compacted { .. }) => {
             Err(ApiError::expired("The resourceVersion for the provided list is too old."))
         }
@@ -435,22 +482,20 @@ pub(crate) async fn watch_start(cx: &Context) -> ApiResult<WatchStart> {
         }
         _ => cx.resource.collection(&cx.info.namespace),
     };
-    let snapshot = cx.api.store.snapshot();
     // Who waits for the future without a wish to see the state waits.
-    if shows_state && asked > snapshot.revision() {
-        return Err(too_large(asked, snapshot.revision()));
+    if shows_state && asked > cx.api.store.revision() {
+        return Err(too_large(asked, cx.api.store.revision()));
     }
     if !shows_state {
         // `sendInitialEvents=false` without a revision means "from now on".
-        let after = if asked == 0 { snapshot.revision() } else { asked };
+        let after = if asked == 0 { cx.api.store.revision() } else { asked };
         return Ok(WatchStart { prefix, selectors, initial: Vec::new(), after, marks_initial: false });
     }
-    if conversion::asks_webhook(&cx.resource) {
-        conversion::prepare(&cx.api, &cx.resource, snapshot.range(&prefix)).await?;
-    }
-    let initial = snapshot.range(&prefix).filter(|e| selectors.matches(&cx.resource, e)).cloned().collect();
+    let Range { revision: after, entries, .. } = newest(cx, &selectors, &prefix, String::new());
+    conversion::prepare(&cx.api, &cx.resource, entries.iter()).await?;
+    let initial = entries.into_iter().filter(|e| selectors.matches(&cx.resource, e)).collect();
     let marks_initial = wants_initial && bookmarks;
-    Ok(WatchStart { prefix, selectors, initial, after: snapshot.revision(), marks_initial })
+    Ok(WatchStart { prefix, selectors, initial, after, marks_initial })
 }
 
 /// One state, already in the version of the request, as a list or a watch shows it, in JSON.
