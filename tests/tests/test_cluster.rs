@@ -14,6 +14,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{ConfigMap, Node, Pod},
     },
+    apimachinery::pkg::api::resource::Quantity,
     jiff::SignedDuration,
 };
 use kube::{
@@ -218,6 +219,40 @@ async fn nodes_come_go_and_return() {
         .await;
     cluster.return_node(&second, true);
     cluster.eventually("it is back", MINUTE, async || is_ready(&second).await.filter(|s| s == "True")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_lies_about_its_pods_and_about_itself() {
+    let cluster = with_database(async |cluster| {
+        cluster.pods("app=db").run(|process: Process| async move {
+            process.set_ready(false);
+            process.stopped().await;
+            0
+        });
+        for node in ["hollow-0", "hollow-1"] {
+            cluster.lies(node).about_pods(|_, status| {
+                let ready = status.conditions.iter_mut().flatten().filter(|c| c.type_ == "Ready");
+                ready.for_each(|condition| condition.status = "True".to_owned());
+            });
+        }
+        cluster.lies("hollow-1").about_node(|status| {
+            let allocatable = status.allocatable.get_or_insert_default();
+            allocatable.insert("cpu".to_owned(), Quantity("1000".to_owned()));
+        });
+    })
+    .await;
+    cluster
+        .eventually("what only seems ready", MINUTE, async || (ready(&cluster).await == 2).then_some(()))
+        .await;
+    let container = pods(&cluster).await[0].clone().status.unwrap().container_statuses.unwrap().remove(0);
+    assert!(!container.ready, "of containers it speaks the truth");
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let cpu = async || Some(nodes.get("hollow-1").await.unwrap().status?.allocatable?.remove("cpu")?.0);
+    cluster.eventually("a boast", MINUTE, async || cpu().await.filter(|cpu| cpu == "1k")).await;
+    // One lie more would be one write more for ever if somebody fought it.
+    assert!(cluster.settle().await);
+    cluster.lies("hollow-1").end();
+    cluster.eventually("the truth", MINUTE, async || cpu().await.filter(|cpu| cpu == "32")).await;
 }
 
 fn component(cluster: &TestCluster) -> Api<ConfigMap> {

@@ -16,7 +16,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use rustls::{
-    RootCertStore, ServerConfig,
+    CipherSuite, RootCertStore, ServerConfig, SupportedCipherSuite,
     pki_types::{CertificateDer, PrivateKeyDer},
 };
 use tokio::{
@@ -62,12 +62,18 @@ impl Tls {
     /// # Errors
     /// When certificate and key do not belong together.
     pub fn into_config(self) -> Result<ServerConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        // As Go's servers prefer it, whatever the client would rather have: lists are the work of the cipher.
+        let is_cheapest =
+            |suite: &SupportedCipherSuite| suite.suite() == CipherSuite::TLS13_AES_128_GCM_SHA256;
+        provider.cipher_suites.sort_by_key(|suite| !is_cheapest(suite));
+        let provider = Arc::new(provider);
         let verifier = Arc::new(AnyHolder::new(Arc::clone(&provider), self.client_roots.subjects()));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain, self.key)?;
+        config.ignore_client_order = true;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }

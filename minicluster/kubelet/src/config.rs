@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::Taint;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use crate::Lies;
 use crate::pod::amount::Amounts;
 use crate::pod::hosts::ClusterDns;
 use crate::pod::sandbox::LOG_ROOT;
@@ -50,6 +51,8 @@ pub struct Config {
     pub parallel_pulls: usize,
     /// Sandboxes and containers started side by side.
     pub parallel_starts: usize,
+    /// What it says that is not so.
+    pub lies: Lies,
 }
 
 impl Config {
@@ -79,6 +82,7 @@ impl Config {
             server_port: 10250,
             parallel_pulls: 16,
             parallel_starts: 16,
+            lies: Lies::default(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Config {
             machine,
             parallel_pulls: 3,
             parallel_starts: 8,
+            lies: Lies::default(),
             ..Self::hollow(node_name, ip)
         })
     }

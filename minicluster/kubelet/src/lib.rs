@@ -29,6 +29,7 @@ mod events;
 #[cfg(feature = "cri")]
 mod files;
 mod kubelet;
+mod lies;
 #[cfg(feature = "cri")]
 mod manifests;
 mod mirror;
@@ -41,4 +42,5 @@ mod worker;
 
 pub use config::{Config, Machine};
 pub use kubelet::{Handle, Kubelet};
+pub use lies::Lies;
 pub use source::Pods;

@@ -221,7 +221,8 @@ async fn keep_status(shared: &Arc<Shared>, node: Node) {
     let mut was_ready = None;
     loop {
         let info = shared.runtime.info().await.ok();
-        let wanted = status(&shared.config, info.as_ref(), images(shared).await);
+        let mut wanted = status(&shared.config, info.as_ref(), images(shared).await);
+        shared.config.lies.node(&mut wanted);
         let due = told.as_ref().is_none_or(|(s, at)| *s != wanted || clock::since(*at) >= HEARTBEAT);
         if due {
             let mut sent = wanted.clone();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use minicluster_kubelet::{
-    self as kubelet, Kubelet, Pods,
+    self as kubelet, Kubelet, Lies, Pods,
     runtime::{
         SandboxConfig,
         hollow::{Behaviour, Frozen, HollowRuntime, Program},
@@ -24,6 +24,7 @@ use super::{Identity, TestCluster};
 pub(super) struct Node {
     pub(super) number: u32,
     pub(super) runtime: Arc<HollowRuntime>,
+    pub(super) lies: Lies,
     pub(super) stop: CancellationToken,
 }
 
@@ -127,6 +128,27 @@ impl TestCluster {
         }
     }
 
+    /// What a hollow node says that is not so: of itself, and of its pods.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let cluster = minicluster::TestCluster::builder().hollow_nodes(1).start().await;
+    /// // Whatever runs there, it says that nothing ever starts.
+    /// cluster.lies("hollow-0").about_pods(|_, status| {
+    ///     status.phase = Some("Pending".to_owned());
+    ///     status.container_statuses = None;
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// When there is no such node.
+    pub fn lies(&self, node: &str) -> Lies {
+        let lies = self.nodes.lock().get(node).map(|node| node.lies.clone());
+        lies.unwrap_or_else(|| panic!("no node is called {node}"))
+    }
+
     /// What a container on a hollow node has logged; `None` when there is none.
     pub fn log(&self, namespace: &str, pod: &str, container: &str) -> Option<String> {
         self.nodes.lock().values().find_map(|node| node.runtime.log_of(namespace, pod, container))
@@ -149,8 +171,9 @@ impl TestCluster {
         let stop = self.stop.child_token();
         let [_, _, high, low] = number.to_be_bytes();
         let config = kubelet::Config::hollow(&name(number), IpAddr::V4(Ipv4Addr::new(10, 0, high, low)));
+        let lies = config.lies.clone();
         let kubelet = Kubelet::new(config, &informers, pods, Arc::clone(&runtime) as _);
-        self.nodes.lock().insert(name(number), Node { number, runtime, stop: stop.clone() });
+        self.nodes.lock().insert(name(number), Node { number, runtime, lies, stop: stop.clone() });
         self.tasks.lock().spawn(kubelet.run(stop, |_| {}));
     }
 

@@ -12,7 +12,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Map, Value, json};
 use windlass_crd::{schema, typed};
 
-use super::{Cell, Shared};
+use super::{Cell, Shared, State};
 
 /// First pause after a failed write; doubles to [`MAX_RETRY`].
 const RETRY: Duration = Duration::from_millis(200);
@@ -46,7 +46,7 @@ pub(super) fn tell(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     if state.telling || !state.in_api || shared.stop.is_cancelled() {
         return;
     }
-    if difference(state.shown(), state.wanted.as_ref()).is_none() && !state.done {
+    if untold(shared, &state).is_none() && !state.done {
         return;
     }
     state.telling = true;
@@ -61,7 +61,7 @@ async fn write(shared: &Arc<Shared>, cell: &Arc<Cell>) {
     loop {
         let (pod, patch, done) = {
             let mut state = cell.state.lock();
-            let patch = if state.in_api { difference(state.shown(), state.wanted.as_ref()) } else { None };
+            let patch = if state.in_api { untold(shared, &state) } else { None };
             let done = state.done && state.in_api && !state.is_static;
             if patch.is_none() && !done {
                 state.telling = false;
@@ -137,6 +137,13 @@ async fn delete(shared: &Arc<Shared>, cell: &Cell, pod: &Pod) -> Result<(), kube
             Ok(())
         }
     }
+}
+
+/// The patch from what the API has to what is to be said.
+fn untold(shared: &Shared, state: &State) -> Option<Value> {
+    let pod = state.shown();
+    let said = state.wanted.as_ref().map(|wanted| shared.config.lies.pod(pod, wanted));
+    difference(pod, said.as_deref())
 }
 
 /// The patch from what the API has to what is wanted; `None` when they agree.
