@@ -64,6 +64,16 @@ enum ImageCommand {
         #[arg(long, default_value = DEFAULT_RUNTIME)]
         container_runtime_endpoint: String,
     },
+    /// Assemble an image from a program and the libraries that it needs and import it, to try it without a registry
+    Program {
+        /// The program
+        file: PathBuf,
+        /// What to call the image
+        name: String,
+        /// The socket of the container runtime
+        #[arg(long, default_value = DEFAULT_RUNTIME)]
+        container_runtime_endpoint: String,
+    },
     /// Assemble an image from this host's static busybox and import it, to try things without a registry
     Busybox {
         /// What to call it
@@ -110,6 +120,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(dir) => print!("{}", status::report(&dir.data_dir).await?),
         Command::Image(ImageCommand::Import { file, container_runtime_endpoint }) => {
             let archive = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            println!("{}", image::import(&container_runtime_endpoint, &archive).await?);
+        }
+        Command::Image(ImageCommand::Program { file, name, container_runtime_endpoint }) => {
+            let archive = image::Builder::program(&file)?.archive(&name)?;
             println!("{}", image::import(&container_runtime_endpoint, &archive).await?);
         }
         Command::Image(ImageCommand::Busybox { name, container_runtime_endpoint }) => {

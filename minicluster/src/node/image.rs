@@ -1,4 +1,4 @@
-//! Container images without a registry: assembled from a static program of the host, and imported.
+//! Container images without a registry: assembled from programs of the host, and imported.
 
 use std::{
     fs, io,
@@ -17,12 +17,20 @@ pub const BUSYBOX: &str = "/bin/busybox";
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The static program is missing.
-    #[error("{path} is needed to assemble an image ({source}): install busybox-static", path = path.display())]
+    #[error("{path} is needed to assemble an image: {source}", path = path.display())]
     Program {
         /// Where it should be.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// The program's libraries could not be told.
+    #[error("{path} cannot be packed: {why}", path = path.display())]
+    Libraries {
+        /// The program.
+        path: PathBuf,
+        /// What `ldd` said.
+        why: String,
     },
     /// The archive could not be written.
     #[error("the image could not be assembled: {0}")]
@@ -98,6 +106,29 @@ impl Builder {
         })
     }
 
+    /// An image of a program of this host with the libraries that it needs, started as a user without rights.
+    ///
+    /// # Errors
+    /// [`ImageError::Program`], [`ImageError::Libraries`].
+    pub fn program(program: &Path) -> Result<Self, ImageError> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| ImageError::Program { path: path.to_owned(), source })
+        };
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut files = vec![(name.clone(), read(program)?, 0o755)];
+        for library in libraries(program)? {
+            let bytes = read(Path::new(&library))?;
+            files.push((library.trim_start_matches('/').to_owned(), bytes, 0o755));
+        }
+        Ok(Self {
+            files,
+            dirs: vec![("tmp".to_owned(), 0o1777)],
+            entrypoint: vec![format!("/{name}")],
+            user: "65532:65532".to_owned(),
+            ..Self::default()
+        })
+    }
+
     /// The image as a `docker save` archive named `name`.
     ///
     /// # Errors
@@ -147,6 +178,34 @@ impl Builder {
     }
 }
 
+/// The files that the dynamic loader would load with a program, itself included; none for a static one.
+fn libraries(program: &Path) -> Result<Vec<String>, ImageError> {
+    let failed = |why: String| ImageError::Libraries { path: program.to_owned(), why };
+    let told = std::process::Command::new("ldd").arg(program).output().map_err(|e| failed(e.to_string()))?;
+    let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    if !told.status.success() {
+        let is_static = format!("{out}{err}").contains("not a dynamic executable");
+        return if is_static { Ok(Vec::new()) } else { Err(failed(err.trim().to_owned())) };
+    }
+    listed(&out).map_err(failed)
+}
+
+/// The paths in what `ldd` prints.
+fn listed(out: &str) -> Result<Vec<String>, String> {
+    let mut paths = Vec::new();
+    for line in out.lines().map(str::trim) {
+        let (name, place) = line.split_once(" => ").unwrap_or((line, line));
+        let path = place.split(" (").next().unwrap_or_default();
+        match path {
+            "not found" => return Err(format!("{name} is not found")),
+            path if path.starts_with('/') => paths.push(path.to_owned()),
+            // What the kernel brings, and what is linked into the program.
+            _ => {}
+        }
+    }
+    Ok(paths)
+}
+
 fn file(archive: &mut tar::Builder<Vec<u8>>, path: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     archive.append_data(&mut header(bytes.len() as u64, mode), path, bytes)
 }
@@ -189,4 +248,30 @@ pub async fn import(endpoint: &str, archive: &[u8]) -> Result<String, ImageError
         return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_what_ldd_prints() {
+        let out = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t\
+                   /lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        assert_eq!(listed(out).unwrap(), ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"]);
+        assert_eq!(listed("\tstatically linked\n").unwrap(), Vec::<String>::new());
+        assert_eq!(listed("\tlibodd.so.1 => not found\n").unwrap_err(), "libodd.so.1 is not found");
+    }
+
+    #[test]
+    fn a_program_is_packed_with_what_it_loads() {
+        let builder = Builder::program(Path::new("/bin/sh")).unwrap();
+        assert_eq!(builder.entrypoint, ["/sh"]);
+        assert!(
+            builder.files.iter().any(|(path, _, _)| path.contains("libc.so")),
+            "the C library comes along"
+        );
+        let missing = Builder::program(Path::new("/no/such/program")).unwrap_err();
+        assert!(missing.to_string().starts_with("/no/such/program"), "{missing}");
+    }
 }

@@ -16,7 +16,7 @@ use clap::Args;
 
 use crate::{
     clients::Clients,
-    demo, host,
+    demo, host, templates,
     transcript::{self, Answer, Mismatch, Step},
     up::{Cluster, build, now, pause},
 };
@@ -40,6 +40,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let transcripts = transcripts(options.filter.as_deref().unwrap_or_default())?;
     let binary = build(false)?;
     let clients = Clients::prepare()?;
+    let operator = templates::built("basic", "guestbook")?;
     let mut cluster = Cluster::start(&binary, true)?;
     let whole = options.filter.is_none();
     if whole {
@@ -49,11 +50,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let mut failures = Vec::new();
     for signal in ["-TERM", "-KILL"].iter().filter(|_| whole) {
-        failures.extend(restart(&mut cluster, &clients, signal).err().map(|error| format!("{error:#}")));
+        failures.extend(
+            restart(&mut cluster, &clients, &operator, signal).err().map(|error| format!("{error:#}")),
+        );
     }
     for path in &transcripts {
         let since = now();
-        let result = play(&cluster, &clients, path, options.bless);
+        let result = play(&cluster, &clients, &operator, path, options.bless);
         println!("{:>20}  {:4.1} s", name(path), now().duration_since(since).as_secs_f64());
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
@@ -81,15 +84,22 @@ fn name(path: &Path) -> Cow<'_, str> {
 struct Stage<'a> {
     cluster: &'a Cluster,
     clients: &'a Clients,
+    /// The program of a rendered operator.
+    operator: &'a Path,
     dir: PathBuf,
 }
 
 impl<'a> Stage<'a> {
-    fn set(cluster: &'a Cluster, clients: &'a Clients, name: &str) -> anyhow::Result<Self> {
+    fn set(
+        cluster: &'a Cluster,
+        clients: &'a Clients,
+        operator: &'a Path,
+        name: &str,
+    ) -> anyhow::Result<Self> {
         let dir = cluster.dir().join("e2e").join(name);
         fs::create_dir_all(&dir)?;
         fs::copy(cluster.kubeconfig(), dir.join("kubeconfig"))?;
-        let stage = Self { cluster, clients, dir };
+        let stage = Self { cluster, clients, operator, dir };
         let answer = stage.say(&format!(
             "kubectl create namespace {name} && kubectl config set-context --current --namespace={name} && \
              kubectl wait --for=create serviceaccount/default"
@@ -109,6 +119,7 @@ impl<'a> Stage<'a> {
             .current_dir(&self.dir)
             .env("PATH", path)
             .env("CLIENTS", self.clients.dir())
+            .env("OPERATOR", self.operator)
             .env("HOME", &self.dir)
             .env("KUBECONFIG", self.dir.join("kubeconfig"))
             .env("RUNTIME", self.cluster.endpoint())
@@ -130,9 +141,15 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn play(cluster: &Cluster, clients: &Clients, path: &Path, bless: bool) -> anyhow::Result<()> {
+fn play(
+    cluster: &Cluster,
+    clients: &Clients,
+    operator: &Path,
+    path: &Path,
+    bless: bool,
+) -> anyhow::Result<()> {
     let name = name(path);
-    let stage = Stage::set(cluster, clients, &name)?;
+    let stage = Stage::set(cluster, clients, operator, &name)?;
     let mut shift = 0;
     for step in transcript::read(path)? {
         match step {
@@ -153,7 +170,7 @@ fn play(cluster: &Cluster, clients: &Clients, path: &Path, bless: bool) -> anyho
 }
 
 /// Ends the cluster's process and starts it again: the same containers run on, and new ones can be made.
-fn restart(cluster: &mut Cluster, clients: &Clients, signal: &str) -> anyhow::Result<()> {
+fn restart(cluster: &mut Cluster, clients: &Clients, operator: &Path, signal: &str) -> anyhow::Result<()> {
     let before = containers(cluster)?;
     ensure!(!before.is_empty(), "no container to look after");
     let since = now();
@@ -161,7 +178,7 @@ fn restart(cluster: &mut Cluster, clients: &Clients, signal: &str) -> anyhow::Re
     let ended = now().duration_since(since);
     cluster.start_minicluster()?;
     let name = format!("after{}", signal.to_lowercase());
-    let stage = Stage::set(cluster, clients, &name)?;
+    let stage = Stage::set(cluster, clients, operator, &name)?;
     let answer = stage.say(&format!("kubectl run {name} --image={} -- sleep 1000", demo::IMAGE))?;
     ensure!(answer.code == 0, "no pod after kill {signal}: {}", answer.lines.join("\n"));
     let answer = stage.say(&format!("kubectl wait --for=condition=Ready pod/{name} --timeout=30s"))?;

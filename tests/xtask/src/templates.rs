@@ -1,6 +1,10 @@
 //! `cargo xtask templates`: what `windlass new` makes of every template, checked and tested as its author would.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, ensure};
 
@@ -20,6 +24,20 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
         try_out(template).with_context(|| format!("the template {template}"))?;
     }
     Ok(())
+}
+
+/// Renders a template as an operator of this name, and builds it; where its program is.
+pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
+    host::run(host::cargo().args(["build", "--quiet", "--package", "windlass-cli"]))?;
+    let dir = host::target().join("rendered").join(name);
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    let mut new = std::process::Command::new(host::target().join("debug/windlass"));
+    host::run(new.args(["new", name, "--template", template, "--dir"]).arg(&dir).stdout(Stdio::null()))?;
+    let mut build = host::cargo();
+    host::run(build.args(["build", "--quiet"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))?;
+    Ok(host::target().join("debug").join(name))
 }
 
 fn try_out(template: &str) -> anyhow::Result<()> {
