@@ -1,4 +1,6 @@
 //! What the tests of the whole system share.
 
+#[cfg(doctest)]
+mod book;
 pub mod differences;
 pub mod properties;
