@@ -10,6 +10,7 @@ mod by_node;
 mod claim;
 mod discovery;
 mod disruption;
+mod history;
 mod pods;
 mod run;
 
@@ -27,6 +28,7 @@ pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod statefulset;
 pub mod table;
 pub mod taint_eviction;
 

@@ -5,7 +5,7 @@ use windlass::ManagerBuilder;
 use crate::{
     Options, clusterrole_aggregation, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage,
     namespace, node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account,
-    taint_eviction,
+    statefulset, taint_eviction,
 };
 
 /// A controller that can be chosen by name.
@@ -44,6 +44,7 @@ pub const ALL: &[Entry] = &[
         aliases: &["replicationcontroller"],
         register: replicaset::register_replication,
     },
+    Entry { name: "statefulset-controller", aliases: &["statefulset"], register: statefulset::register },
     Entry {
         name: "endpointslice-controller",
         aliases: &["endpointslice"],
