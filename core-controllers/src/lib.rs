@@ -11,6 +11,7 @@ mod claim;
 mod discovery;
 mod disruption;
 mod history;
+mod pod_control;
 mod pods;
 mod run;
 
@@ -20,6 +21,7 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
@@ -31,6 +33,7 @@ pub mod service_account;
 pub mod statefulset;
 pub mod table;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 #[cfg(test)]
 mod testing;

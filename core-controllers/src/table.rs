@@ -4,8 +4,8 @@ use windlass::ManagerBuilder;
 
 use crate::{
     Options, clusterrole_aggregation, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage,
-    namespace, node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account,
-    statefulset, taint_eviction,
+    job, namespace, node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account,
+    statefulset, taint_eviction, ttl_after_finished,
 };
 
 /// A controller that can be chosen by name.
@@ -43,6 +43,12 @@ pub const ALL: &[Entry] = &[
         name: "replicationcontroller-controller",
         aliases: &["replicationcontroller"],
         register: replicaset::register_replication,
+    },
+    Entry { name: "job-controller", aliases: &["job"], register: job::register },
+    Entry {
+        name: "ttl-after-finished-controller",
+        aliases: &["ttl-after-finished"],
+        register: ttl_after_finished::register,
     },
     Entry { name: "statefulset-controller", aliases: &["statefulset"], register: statefulset::register },
     Entry {
