@@ -237,7 +237,7 @@ async fn delete_all(pods: &[Arc<Pod>], job: &Job, request: &Request<Job>, let_go
         if let_go && facts::is_tracked(pod) {
             take_finalizer(pod, request).await?;
         }
-        pod_control::delete(&**pod, job, request).await
+        pod_control::delete(pod, job, request).await
     });
     let results = futures::future::join_all(deletions).await;
     let mut done = Done::default();

@@ -16,6 +16,7 @@ mod pods;
 mod run;
 
 pub mod clusterrole_aggregation;
+pub mod cronjob;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
