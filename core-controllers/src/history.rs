@@ -1,18 +1,21 @@
 //! The history of a workload as ControllerRevisions: each holds a template that pods were once made from, so that a
 //! rollback finds it again.
 //!
-//! How a revision is named, numbered and compared is upstream's `pkg/controller/history`; what its data holds is the
-//! business of the workload's controller.
+//! How a revision is named, numbered and compared is upstream's `pkg/controller/history`. Its data is a patch that puts
+//! the template in the place of whatever there is.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use k8s_openapi::{api::apps::v1::ControllerRevision, apimachinery::pkg::runtime::RawExtension};
+use k8s_openapi::{
+    api::{apps::v1::ControllerRevision, core::v1::PodTemplateSpec},
+    apimachinery::pkg::runtime::RawExtension,
+};
 use kube::api::{ObjectMeta, Patch};
 use serde_json::{Value, json};
 use windlass::{CachedClient, Error, Key, Object, controller_ref};
 
-/// Holds the hash that is part of the name.
-const HASH: &str = "controller.kubernetes.io/hash";
+/// Holds the hash that is part of the name, unless the workload has a label of its own for it.
+pub(crate) const HASH: &str = "controller.kubernetes.io/hash";
 /// The longest part of the owner's name that a revision's name begins with.
 const PREFIX_MAX: usize = 223;
 
@@ -68,9 +71,33 @@ fn plain(value: &Value) -> Value {
     }
 }
 
+/// A template as the data of a revision.
+pub(crate) fn data(template: Option<&PodTemplateSpec>) -> Value {
+    let mut template = json!(template);
+    if let Some(fields) = template.as_object_mut() {
+        fields.insert("$patch".to_owned(), json!("replace"));
+    }
+    json!({"spec": {"template": template}})
+}
+
+/// The template that a revision holds.
+pub(crate) fn template(revision: &ControllerRevision) -> Result<PodTemplateSpec, Error> {
+    let held = revision.data.as_ref().and_then(|data| data.0.pointer("/spec/template")).cloned();
+    serde_json::from_value(held.unwrap_or_default()).map_err(Error::terminal)
+}
+
 /// The name of a revision.
 pub(crate) fn name(revision: &ControllerRevision) -> &str {
     revision.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// The labels of a new revision.
+#[derive(Debug, Clone)]
+pub(crate) struct Labels {
+    /// Those of the template.
+    pub(crate) template: Option<BTreeMap<String, String>>,
+    /// The one that holds the hash.
+    pub(crate) hash: &'static str,
 }
 
 /// Makes `found` the newest revision. Returns it, and how often its name turned out to be taken so far.
@@ -78,7 +105,7 @@ pub(crate) async fn settle<K: Object>(
     client: &CachedClient,
     owner: &K,
     found: Found,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Labels,
     data: &Value,
     collisions: i32,
 ) -> Result<(Arc<ControllerRevision>, i32), Error>
@@ -100,7 +127,7 @@ async fn create<K: Object>(
     client: &CachedClient,
     owner: &K,
     number: i64,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Labels,
     data: &Value,
     mut collisions: i32,
 ) -> Result<(Arc<ControllerRevision>, i32), Error>
@@ -124,26 +151,20 @@ where
     }
 }
 
-fn new<K: Object>(
-    owner: &K,
-    number: i64,
-    labels: Option<BTreeMap<String, String>>,
-    data: &Value,
-    collisions: i32,
-) -> ControllerRevision
+fn new<K: Object>(owner: &K, number: i64, labels: Labels, data: &Value, collisions: i32) -> ControllerRevision
 where
     K::DynamicType: Default,
 {
     let hash = hash(data, collisions);
     let meta = owner.meta();
     let prefix: String = meta.name.as_deref().unwrap_or_default().chars().take(PREFIX_MAX).collect();
-    let mut labels = labels.unwrap_or_default();
-    labels.insert(HASH.to_owned(), hash.clone());
+    let mut all = labels.template.unwrap_or_default();
+    all.insert(labels.hash.to_owned(), hash.clone());
     ControllerRevision {
         metadata: ObjectMeta {
             name: Some(format!("{prefix}-{hash}")),
             namespace: meta.namespace.clone(),
-            labels: Some(labels),
+            labels: Some(all),
             annotations: meta.annotations.clone(),
             owner_references: Some(vec![controller_ref(owner)]),
             ..ObjectMeta::default()
@@ -195,10 +216,20 @@ mod tests {
     }
 
     #[test]
+    fn a_revision_gives_back_its_template() {
+        let text = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}});
+        let made: PodTemplateSpec = serde_json::from_value(text).unwrap();
+        let held = revision(1, data(Some(&made)));
+        assert_eq!(template(&held).unwrap(), made);
+        assert_eq!(held.data.as_ref().unwrap().0["spec"]["template"]["$patch"], "replace");
+    }
+
+    #[test]
     fn names_follow_the_state_and_the_collisions() {
         let owner = crate::testing::replica_set(&"w".repeat(300), 1);
         let name = |image: &str, collisions| {
-            let revision = new(&owner, 1, None, &json!({"image": image}), collisions);
+            let revision =
+                new(&owner, 1, Labels { template: None, hash: HASH }, &json!({"image": image}), collisions);
             let name = revision.metadata.name.unwrap();
             assert_eq!(&name[PREFIX_MAX + 1..], revision.metadata.labels.unwrap()[HASH]);
             name

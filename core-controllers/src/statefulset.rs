@@ -17,10 +17,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus},
-    core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec},
+    core::v1::{PersistentVolumeClaim, Pod},
 };
 use kube::core::{Selector, SelectorExt};
-use serde_json::{Value, json};
 use windlass::{
     Action, ByOwner, Controller, Delta, Error, EventType, Indexed, Informer, Informers, Key, ManagerBuilder,
     Reconcile, Request, Scope, clock, controller_of,
@@ -322,13 +321,16 @@ async fn versions(
     request: &Request<StatefulSet>,
 ) -> Result<Option<(Revision, Revision, i32)>, Error> {
     let template = set.spec.as_ref().map(|spec| &spec.template);
-    let data = data(template);
+    let data = history::data(template);
     let found = history::find(revisions, &data);
     if set.metadata.deletion_timestamp.is_some() && !matches!(found, history::Found::Newest(_)) {
         return Ok(None);
     }
     let status = set.status.clone().unwrap_or_default();
-    let labels = template.and_then(|template| template.metadata.as_ref()?.labels.clone());
+    let labels = history::Labels {
+        template: template.and_then(|template| template.metadata.as_ref()?.labels.clone()),
+        hash: history::HASH,
+    };
     let collisions = status.collision_count.unwrap_or(0);
     let (update, collisions) =
         history::settle(&request.client, set, found, labels, &data, collisions).await?;
@@ -339,20 +341,9 @@ async fn versions(
     Ok(Some((revision(current)?, revision(&update)?, collisions)))
 }
 
-/// A template as the data of a revision: a patch that puts it in the place of whatever there is.
-fn data(template: Option<&PodTemplateSpec>) -> Value {
-    let mut template = json!(template);
-    if let Some(fields) = template.as_object_mut() {
-        fields.insert("$patch".to_owned(), json!("replace"));
-    }
-    json!({"spec": {"template": template}})
-}
-
 /// What a revision holds.
 fn revision(revision: &ControllerRevision) -> Result<Revision, Error> {
-    let held = revision.data.as_ref().and_then(|data| data.0.pointer("/spec/template")).cloned();
-    let template = serde_json::from_value(held.unwrap_or_default()).map_err(Error::terminal)?;
-    Ok(Revision { name: history::name(revision).to_owned(), template })
+    Ok(Revision { name: history::name(revision).to_owned(), template: history::template(revision)? })
 }
 
 /// Deletes the oldest revisions that nothing uses and that history does not keep.

@@ -1,13 +1,13 @@
-//! StatefulSets, Jobs and CronJobs in whole clusters: controllers, scheduler and nodes, under virtual time.
+//! StatefulSets, DaemonSets, Jobs and CronJobs in whole clusters: controllers, scheduler and nodes, under virtual time.
 
 use std::time::Duration;
 
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        apps::v1::StatefulSet,
+        apps::v1::{ControllerRevision, DaemonSet, StatefulSet},
         batch::v1::{CronJob, Job, JobStatus},
-        core::v1::{Event, PersistentVolumeClaim, Pod},
+        core::v1::{Event, Node, PersistentVolumeClaim, Pod},
     },
     jiff::Timestamp,
 };
@@ -441,4 +441,95 @@ async fn a_stateful_set_runs_with_its_claims() {
     let updated = ready().await;
     assert_eq!((updated.updated_replicas, updated.available_replicas), (Some(3), Some(3)));
     assert_eq!(updated.current_revision, updated.update_revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_set_is_on_every_node_it_is_for() {
+    let cluster = TestCluster::builder().controllers(&["*"]).scheduler().hollow_nodes(2).start().await;
+    seconds(&cluster, 2).await;
+    let set = json!({
+        "metadata": {"name": "d"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "d"}},
+            "template": {
+                "metadata": {"labels": {"app": "d"}},
+                "spec": {"terminationGracePeriodSeconds": 2, "containers": [{"name": "c", "image": "v1"}]},
+            },
+        },
+    });
+    create::<DaemonSet>(&cluster, set).await;
+    seconds(&cluster, 10).await;
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let places = async || -> Vec<String> {
+        let pods = pods(&cluster).await;
+        let place = |pod: &Pod| {
+            let spec = pod.spec.as_ref().unwrap();
+            format!(
+                "{} {}",
+                spec.node_name.as_deref().unwrap_or("none"),
+                spec.containers[0].image.as_ref().unwrap()
+            )
+        };
+        let mut places: Vec<String> = pods.iter().map(place).collect();
+        places.sort_unstable();
+        places
+    };
+    let status = async || api::<DaemonSet>(&cluster).get("d").await.unwrap().status.unwrap();
+    assert_eq!(places().await, ["hollow-0 v1", "hollow-1 v1"]);
+    let first = status().await;
+    assert_eq!((first.desired_number_scheduled, first.number_available), (2, Some(2)));
+    assert_eq!((first.updated_number_scheduled, first.number_unavailable), (Some(2), None));
+
+    // A cordoned node keeps its daemon, and gets it back.
+    let cordon = |on: bool| Patch::Merge(json!({"spec": {"unschedulable": on}}));
+    nodes.patch("hollow-1", &PatchParams::default(), &cordon(true)).await.unwrap();
+    seconds(&cluster, 5).await;
+    let pod = pods(&cluster)
+        .await
+        .into_iter()
+        .find(|p| p.spec.as_ref().unwrap().node_name.as_deref() == Some("hollow-1"));
+    api::<Pod>(&cluster).delete(&pod.unwrap().name_any(), &DeleteParams::default()).await.unwrap();
+    seconds(&cluster, 10).await;
+    assert_eq!(places().await, ["hollow-0 v1", "hollow-1 v1"]);
+
+    let image = |image: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}});
+    patch::<DaemonSet>(&cluster, "d", image("v2")).await;
+    seconds(&cluster, 30).await;
+    assert_eq!(places().await, ["hollow-0 v2", "hollow-1 v2"]);
+    patch::<DaemonSet>(&cluster, "d", image("v1")).await;
+    seconds(&cluster, 30).await;
+    assert_eq!(places().await, ["hollow-0 v1", "hollow-1 v1"]);
+    let revisions = api::<ControllerRevision>(&cluster).list(&ListParams::default()).await.unwrap().items;
+    let mut numbers: Vec<i64> = revisions.iter().map(|revision| revision.revision).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [2, 3], "the old revision is found again");
+    let current = revisions.iter().find(|revision| revision.revision == 3).unwrap();
+    assert_eq!(
+        current.labels()["controller-revision-hash"],
+        pods(&cluster).await[0].labels()["controller-revision-hash"]
+    );
+
+    let select = json!({"spec": {"template": {"spec": {"nodeSelector": {"role": "edge"}}}}});
+    patch::<DaemonSet>(&cluster, "d", select).await;
+    seconds(&cluster, 10).await;
+    assert!(places().await.is_empty());
+    let label = Patch::Merge(json!({"metadata": {"labels": {"role": "edge"}}}));
+    nodes.patch("hollow-0", &PatchParams::default(), &label).await.unwrap();
+    seconds(&cluster, 10).await;
+    assert_eq!(places().await, ["hollow-0 v1"]);
+    let failed = Patch::Merge(json!({"status": {"phase": "Failed"}}));
+    let name = pods(&cluster).await[0].name_any();
+    api::<Pod>(&cluster).patch_status(&name, &PatchParams::default(), &failed).await.unwrap();
+    seconds(&cluster, 10).await;
+    assert_eq!(places().await, ["hollow-0 v1"]);
+    assert_ne!(pods(&cluster).await[0].name_any(), name, "replaced");
+    assert!(
+        notes(&cluster)
+            .await
+            .iter()
+            .any(|note| note.starts_with("FailedDaemonPod: Found failed daemon pod default/"))
+    );
+    api::<DaemonSet>(&cluster).delete("d", &DeleteParams::default()).await.unwrap();
+    seconds(&cluster, 20).await;
+    assert!(places().await.is_empty());
 }

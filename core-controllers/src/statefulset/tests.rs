@@ -12,9 +12,9 @@ use k8s_openapi::{
 use serde_json::json;
 
 use super::{
-    claims, data, identity,
+    claims, identity,
     plan::{self, Revision, Step, View},
-    revision, status,
+    status,
 };
 use crate::testing::{at, pod};
 
@@ -284,18 +284,6 @@ fn pods_have_a_name_a_host_and_their_claims() {
     for other in ["web", "web-", "web-x", "web-+1", "web-99999999999"] {
         assert_eq!(named(other), None, "{other}");
     }
-}
-
-#[test]
-fn a_revision_gives_back_its_template() {
-    let set = set("1");
-    let template = &set.spec.as_ref().unwrap().template;
-    let held = k8s_openapi::api::apps::v1::ControllerRevision {
-        data: Some(k8s_openapi::apimachinery::pkg::runtime::RawExtension(data(Some(template)))),
-        ..Default::default()
-    };
-    assert_eq!(&revision(&held).unwrap().template, template);
-    assert_eq!(held.data.unwrap().0["spec"]["template"]["$patch"], "replace");
 }
 
 #[test]
