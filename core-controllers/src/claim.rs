@@ -38,6 +38,8 @@ pub(crate) struct Claim<K> {
     pub(crate) adopt: Vec<Arc<K>>,
     /// Owned, and no longer matching.
     pub(crate) release: Vec<Arc<K>>,
+    /// A finalizer that comes with adoption and goes with release.
+    pub(crate) finalizer: Option<&'static str>,
 }
 
 impl<K: Object> Claim<K> {
@@ -57,7 +59,7 @@ impl<K: Object> Claim<K> {
         if deleting {
             release.clear();
         }
-        Self { owned, adopt, release }
+        Self { owned, adopt, release, finalizer: None }
     }
 
     /// From the indexes by owner and of orphans.
@@ -87,14 +89,14 @@ impl<K: Object> Claim<K> {
             self.adopt.clear();
         }
         for object in &self.adopt {
-            match client.patch::<K>(&Key::of(&**object), &adoption(&**object, owner)).await {
+            match client.patch::<K>(&Key::of(&**object), &self.adoption(&**object, owner)).await {
                 Ok(adopted) => self.owned.push(adopted),
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
         for object in &self.release {
-            match client.patch::<K>(&Key::of(&**object), &release(&**object, owner)).await {
+            match client.patch::<K>(&Key::of(&**object), &self.release(&**object, owner)).await {
                 Ok(_) => {}
                 Err(error) if error.is_not_found() || is_invalid(&error) => {}
                 Err(error) => return Err(error),
@@ -102,6 +104,32 @@ impl<K: Object> Claim<K> {
         }
         self.owned.sort_by_key(|object| Key::of(&**object));
         Ok(self.owned)
+    }
+
+    fn adoption<O: Object>(&self, object: &K, owner: &O) -> Patch<serde_json::Value>
+    where
+        O::DynamicType: Default,
+    {
+        let mut patch = json!({
+            "metadata": {"ownerReferences": [controller_ref(owner)], "uid": object.meta().uid}
+        });
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["finalizers"] = json!([finalizer]);
+        }
+        Patch::Strategic(patch)
+    }
+
+    fn release<O: Object>(&self, object: &K, owner: &O) -> Patch<serde_json::Value> {
+        let mut patch = json!({
+            "metadata": {
+                "ownerReferences": [{"$patch": "delete", "uid": owner.meta().uid}],
+                "uid": object.meta().uid,
+            }
+        });
+        if let Some(finalizer) = self.finalizer {
+            patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+        }
+        Patch::Strategic(patch)
     }
 }
 
@@ -113,24 +141,6 @@ where
     let live = client.live::<O>(&Key::of(owner)).await?;
     Ok(live
         .is_some_and(|live| live.meta().uid == owner.meta().uid && live.meta().deletion_timestamp.is_none()))
-}
-
-fn adoption<K: Object, O: Object>(object: &K, owner: &O) -> Patch<serde_json::Value>
-where
-    O::DynamicType: Default,
-{
-    Patch::Strategic(json!({
-        "metadata": {"ownerReferences": [controller_ref(owner)], "uid": object.meta().uid}
-    }))
-}
-
-fn release<K: Object, O: Object>(object: &K, owner: &O) -> Patch<serde_json::Value> {
-    Patch::Strategic(json!({
-        "metadata": {
-            "ownerReferences": [{"$patch": "delete", "uid": owner.meta().uid}],
-            "uid": object.meta().uid,
-        }
-    }))
 }
 
 /// The object was released already, or is another one by now.

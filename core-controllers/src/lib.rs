@@ -10,15 +10,20 @@ mod by_node;
 mod claim;
 mod discovery;
 mod disruption;
+mod history;
+mod pod_control;
 mod pods;
 mod run;
 
 pub mod clusterrole_aggregation;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_gc;
@@ -27,8 +32,10 @@ pub mod replicaset;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod statefulset;
 pub mod table;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 #[cfg(test)]
 mod testing;

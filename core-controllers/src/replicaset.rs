@@ -20,14 +20,14 @@ use k8s_openapi::api::{
 };
 use kube::core::{Selector, SelectorExt};
 use windlass::{
-    Action, ByOwner, Controller, Delta, Error, EventType, Indexed, Informers, Key, ManagerBuilder, Reconcile,
-    Request, Scope, clock, controller_of, controller_ref,
+    Action, ByOwner, Controller, Delta, Error, Indexed, Informers, Key, ManagerBuilder, Reconcile, Request,
+    Scope, clock, controller_of, controller_ref,
 };
 
 use crate::{
     Options, batch,
     claim::{Claim, Orphans},
-    pods,
+    pod_control, pods,
 };
 use family::Family;
 
@@ -144,43 +144,14 @@ async fn carry_out<K: Family>(plan: &Plan, set: &K, request: &Request<K>) -> Opt
         return Some(Failure { reason: "FailedCreate", error });
     }
     let all = plan.delete.len();
-    let delete = batch::slow_start(all, all, |i| delete(&plan.delete[i], set, request)).await.1;
+    let delete = batch::slow_start(all, all, |i| pod_control::delete(&plan.delete[i], set, request)).await.1;
     delete.map(|error| Failure { reason: "FailedDelete", error })
 }
 
 async fn create<K: Family>(set: &K, request: &Request<K>) -> Result<(), Error> {
     let template = set.as_set().spec.as_ref().and_then(|spec| spec.template.clone()).unwrap_or_default();
     let pod = pods::from_template(&template, controller_ref(set), set.meta().namespace.as_deref());
-    match request.client.create(&pod).await {
-        Ok(pod) => {
-            let note = format!("Created pod: {}", pod.metadata.name.as_deref().unwrap_or_default());
-            request.recorder.event(set, EventType::Normal, "SuccessfulCreate", note);
-            Ok(())
-        }
-        Err(error) => {
-            if !error.is_namespace_terminating() {
-                let note = format!("Error creating: {error}");
-                request.recorder.event(set, EventType::Warning, "FailedCreate", note);
-            }
-            Err(error)
-        }
-    }
-}
-
-async fn delete<K: Family>(pod: &Pod, set: &K, request: &Request<K>) -> Result<(), Error> {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    match request.client.delete(pod).await {
-        Ok(()) => {
-            let note = format!("Deleted pod: {name}");
-            request.recorder.event(set, EventType::Normal, "SuccessfulDelete", note);
-            Ok(())
-        }
-        Err(error) => {
-            let note = format!("Error deleting: {error}");
-            request.recorder.event(set, EventType::Warning, "FailedDelete", note);
-            Err(error)
-        }
-    }
+    pod_control::create(&pod, set, request).await
 }
 
 /// A ready pod becomes available by the mere passing of time: look again when the first one does.

@@ -3,9 +3,9 @@
 use windlass::ManagerBuilder;
 
 use crate::{
-    Options, clusterrole_aggregation, deployment, endpoints, endpointslice, endpointslice_mirroring, garbage,
-    namespace, node_lifecycle, pod_gc, protection, replicaset, resource_quota, root_ca, service_account,
-    taint_eviction,
+    Options, clusterrole_aggregation, cronjob, daemonset, deployment, endpoints, endpointslice,
+    endpointslice_mirroring, garbage, job, namespace, node_lifecycle, pod_gc, protection, replicaset,
+    resource_quota, root_ca, service_account, statefulset, taint_eviction, ttl_after_finished,
 };
 
 /// A controller that can be chosen by name.
@@ -44,6 +44,15 @@ pub const ALL: &[Entry] = &[
         aliases: &["replicationcontroller"],
         register: replicaset::register_replication,
     },
+    Entry { name: "daemonset-controller", aliases: &["daemonset"], register: daemonset::register },
+    Entry { name: "job-controller", aliases: &["job"], register: job::register },
+    Entry { name: "cronjob-controller", aliases: &["cronjob"], register: cronjob::register },
+    Entry {
+        name: "ttl-after-finished-controller",
+        aliases: &["ttl-after-finished"],
+        register: ttl_after_finished::register,
+    },
+    Entry { name: "statefulset-controller", aliases: &["statefulset"], register: statefulset::register },
     Entry {
         name: "endpointslice-controller",
         aliases: &["endpointslice"],

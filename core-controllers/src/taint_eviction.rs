@@ -106,7 +106,7 @@ fn tolerated_until(pod: &Pod, taint: &Taint, tolerations: &[Toleration]) -> Opti
     since.checked_add(span.unwrap_or(SignedDuration::ZERO)).ok()
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let set = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
     let (key, effect) = (set(&toleration.key), set(&toleration.effect));
     let exists = toleration.operator.as_deref() == Some("Exists");

@@ -18,6 +18,7 @@ use super::{
     plan::{View, bounds, replicas},
     rolling, status,
 };
+use crate::history;
 
 pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const HISTORY: &str = "deployment.kubernetes.io/revision-history";
@@ -129,11 +130,10 @@ fn new_set(deployment: &Deployment) -> ReplicaSet {
 
 /// A name for a template: its JSON, hashed, in letters that spell no words.
 fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     let mut bytes = serde_json::to_vec(template).unwrap_or_default();
     bytes.extend(collisions.map(i32::to_le_bytes).into_iter().flatten());
     let hash = bytes.iter().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
-    hash.to_string().bytes().map(|b| char::from(LETTERS[usize::from(b) % LETTERS.len()])).collect()
+    history::spell(hash)
 }
 
 /// Copies the Deployment's annotations to the set and brings its revision up, keeping the one it had in its history.

@@ -126,7 +126,7 @@ fn status(code: u16, reason: &str) -> Reply {
 
 /// Follows a cluster and remembers how few pods were ever available, and how many were ever asked for, at a time.
 #[derive(Clone, Default)]
-struct Extremes(Arc<Mutex<State>>);
+pub(crate) struct Extremes(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
@@ -137,7 +137,7 @@ struct State {
 }
 
 impl Extremes {
-    fn pod(&self, delta: &Delta<Pod>) {
+    pub(crate) fn pod(&self, delta: &Delta<Pod>) {
         let mut state = self.0.lock();
         let serves = |pod: &&Arc<Pod>| {
             pod.metadata.deletion_timestamp.is_none()
@@ -158,13 +158,13 @@ impl Extremes {
         state.most = state.most.max(state.wanted.values().sum());
     }
 
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         let mut state = self.0.lock();
         state.fewest = state.available.len();
         state.most = state.wanted.values().sum();
     }
 
-    fn read(&self) -> (usize, i32) {
+    pub(crate) fn read(&self) -> (usize, i32) {
         let state = self.0.lock();
         (state.fewest, state.most)
     }
@@ -220,14 +220,18 @@ async fn settled(cluster: &Cluster, image: &str) {
     panic!("the rollout to {image} never ends");
 }
 
-/// Plays fifty seeds; `SEED=n` replays one instead.
-fn play(seeds: Range<u64>) {
+/// Plays seeds; `SEED=n` replays one instead.
+pub(crate) fn play_all(seeds: Range<u64>, scene: impl AsyncFn(u64)) {
     let one: Option<u64> = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
     for seed in one.map_or(seeds, |seed| seed..seed + 1) {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(rollout(seed));
+        runtime.block_on(scene(seed));
     }
+}
+
+fn play(seeds: Range<u64>) {
+    play_all(seeds, rollout);
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod garbage;
 mod nodes;
 mod play;
 mod services;
+mod stateful;
 mod workloads;
