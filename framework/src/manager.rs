@@ -38,6 +38,10 @@ pub trait Runnable: Send + Sync + 'static {
     /// [guarded](Manager::guarded).
     fn needs(&self, _rules: &mut Rules) {}
 
+    /// Fills the caches it will run with, on a replica that waits for the lease; see
+    /// [`ManagerBuilder::warm_standby`].
+    fn warm(&self, _cx: &RunCx) {}
+
     /// Runs until `cx.stop` is cancelled.
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>>;
 }
@@ -70,6 +74,7 @@ pub struct Manager {
     parts: Vec<Arc<dyn Runnable>>,
     cx: RunCx,
     lease: Option<Lease>,
+    warm_standby: bool,
     admin: Option<SocketAddr>,
     checks: Checks,
 }
@@ -82,6 +87,7 @@ pub struct ManagerBuilder {
     random: Source,
     field_manager: String,
     lease: Option<Lease>,
+    warm_standby: bool,
     admin: Option<SocketAddr>,
     checks: Checks,
     guard: Option<Guard>,
@@ -105,6 +111,7 @@ impl Manager {
             random,
             field_manager: "windlass".to_owned(),
             lease: None,
+            warm_standby: false,
             admin: None,
             checks: Checks::default(),
             guard: None,
@@ -158,6 +165,9 @@ impl Manager {
     /// Runs the leader's part whenever the lease is held.
     async fn lead(&self, lease: &Lease, mut shutdown: impl Future<Output = ()> + Unpin) {
         let (tell, mut leading) = watch::channel(false);
+        if self.warm_standby {
+            self.parts.iter().filter(|part| part.needs_leader()).for_each(|part| part.warm(&self.cx));
+        }
         let stop = CancellationToken::new();
         let random = self.cx.random.fork("lease");
         let elector = lease.clone().elect(self.cx.informers.client().clone(), random, tell, stop.clone());
@@ -223,6 +233,14 @@ impl ManagerBuilder {
         self
     }
 
+    /// A replica that waits for the lease fills the caches of what it would run, so that it takes over without a list.
+    /// It is ready when they are filled. Costs the memory and the watches of a leader on every replica.
+    #[must_use]
+    pub fn warm_standby(mut self) -> Self {
+        self.warm_standby = true;
+        self
+    }
+
     /// Serves `/healthz`, `/livez`, `/readyz` and `/metrics` on this address.
     #[must_use]
     pub fn admin(mut self, address: SocketAddr) -> Self {
@@ -284,7 +302,14 @@ impl ManagerBuilder {
             random: self.random,
             stop: CancellationToken::new(),
         };
-        Manager { parts: self.parts, cx, lease: self.lease, admin: self.admin, checks: self.checks }
+        Manager {
+            parts: self.parts,
+            cx,
+            lease: self.lease,
+            warm_standby: self.warm_standby,
+            admin: self.admin,
+            checks: self.checks,
+        }
     }
 }
 

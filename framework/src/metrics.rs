@@ -1,7 +1,7 @@
 //! Prometheus metrics, under the names that dashboards already know.
 //!
 //! Queue metrics are client-go's (`workqueue_*`), reconcile metrics are controller-runtime's (`controller_runtime_*`),
-//! leader election is client-go's (`leader_election_*`). A registry belongs to a manager, never to the process, so that
+//! leader election is client-go's (`leader_election_*`); what upstream does not count is `windlass_*`. A registry belongs to a manager, never to the process, so that
 //! several clusters in one test do not count into each other.
 
 use std::sync::Arc;
@@ -34,6 +34,7 @@ struct Inner {
     queue: QueueFamilies,
     controller: ControllerFamilies,
     leader: Family<Named, Gauge>,
+    sources: Family<Sourced, Counter>,
     failing: Failing,
 }
 
@@ -57,6 +58,12 @@ struct Controlled {
 struct Resulted {
     controller: String,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sourced {
+    controller: String,
+    source: String,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -138,6 +145,12 @@ impl Metrics {
             "1 while this process leads, 0 while it waits",
             Family::clone(&leader),
         );
+        let sources = Family::default();
+        r.register(
+            "windlass_source_errors",
+            "Failures of a controller's own sources",
+            Family::clone(&sources),
+        );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
             registry: Mutex::new(registry),
@@ -145,6 +158,7 @@ impl Metrics {
             queue,
             controller,
             leader,
+            sources,
             failing: Failing::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -183,6 +197,11 @@ impl Metrics {
     pub(crate) fn leading(&self, lease: &str, leading: bool) {
         let labels = Named { name: lease.to_owned() };
         self.inner.leader.get_or_create(&labels).set(i64::from(leading));
+    }
+
+    pub(crate) fn source_errors(&self, controller: &str, source: &str) -> Counter {
+        let labels = Sourced { controller: controller.to_owned(), source: source.to_owned() };
+        self.inner.sources.get_or_create_owned(&labels)
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {

@@ -6,3 +6,4 @@ mod informers;
 mod leases;
 mod operators;
 mod regressions;
+mod triggers;
