@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub use triggers::Enqueue;
-pub(crate) use triggers::{Trigger, Wiring};
+pub(crate) use triggers::{Trigger, Wire, Wiring};
 
 /// Keys that are reconciled at a time. Not the number of processors: a seed must replay on any machine.
 const WORKERS: usize = 5;

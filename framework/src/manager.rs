@@ -16,6 +16,7 @@ use crate::{
     admin::{Admin, Checks},
     guard::Guard,
     random::Source,
+    reports::Reports,
 };
 
 /// How long parts may take to stop before they are cut off.
@@ -291,6 +292,7 @@ impl ManagerBuilder {
             let own = own.unwrap_or(self.informers.client().default_namespace());
             guard.seal(self.rules().at_home(own));
         }
+        self.informers.report_to(Reports::new(&self.metrics, &self.informers, &self.field_manager));
         let informers = self.informers.clone();
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());

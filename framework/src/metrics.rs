@@ -35,6 +35,7 @@ struct Inner {
     controller: ControllerFamilies,
     leader: Family<Named, Gauge>,
     sources: Family<Sourced, Counter>,
+    undecodable: Family<Shaped, Gauge>,
     failing: Failing,
 }
 
@@ -66,6 +67,11 @@ struct Sourced {
     source: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Shaped {
+    resource: String,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -89,6 +95,7 @@ struct ControllerFamilies {
     max: Family<Controlled, Gauge>,
     active: Family<Controlled, Gauge>,
     stale: Family<Controlled, Counter>,
+    write_loops: Family<Controlled, Counter>,
 }
 
 /// The metrics of one queue.
@@ -117,6 +124,7 @@ pub(crate) struct ControllerMetrics {
     pub(crate) max: Gauge,
     pub(crate) active: Gauge,
     pub(crate) stale: Counter,
+    pub(crate) write_loops: Counter,
 }
 
 fn queue_seconds() -> Histogram {
@@ -151,6 +159,12 @@ impl Metrics {
             "Failures of a controller's own sources",
             Family::clone(&sources),
         );
+        let undecodable = Family::default();
+        r.register(
+            "windlass_undecodable_objects",
+            "Objects that are skipped because they are not of the shape of their kind",
+            Family::clone(&undecodable),
+        );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
             registry: Mutex::new(registry),
@@ -159,6 +173,7 @@ impl Metrics {
             controller,
             leader,
             sources,
+            undecodable,
             failing: Failing::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -204,6 +219,10 @@ impl Metrics {
         self.inner.sources.get_or_create_owned(&labels)
     }
 
+    pub(crate) fn undecodable(&self, resource: &str) -> Gauge {
+        self.inner.undecodable.get_or_create_owned(&Shaped { resource: resource.to_owned() })
+    }
+
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
         let (labels, f) = (Queued { name: name.to_owned(), controller: name.to_owned() }, &self.inner.queue);
         QueueMetrics {
@@ -233,6 +252,7 @@ impl Metrics {
             max: f.max.get_or_create_owned(&labels),
             active: f.active.get_or_create_owned(&labels),
             stale: f.stale.get_or_create_owned(&labels),
+            write_loops: f.write_loops.get_or_create_owned(&labels),
         }
     }
 }
@@ -279,6 +299,7 @@ impl ControllerFamilies {
             max: Family::default(),
             active: Family::default(),
             stale: Family::default(),
+            write_loops: Family::default(),
         };
         r.register("controller_runtime_reconcile", "Reconciles by result", f.total.clone());
         r.register("controller_runtime_reconcile_errors", "Reconciles that failed", f.errors.clone());
@@ -292,6 +313,7 @@ impl ControllerFamilies {
         r.register("controller_runtime_reconcile_time_seconds", "Time of a reconcile", f.time.clone());
         r.register("controller_runtime_max_concurrent_reconciles", "Workers", f.max.clone());
         r.register("controller_runtime_active_workers", "Workers at work", f.active.clone());
+        r.register("windlass_write_loops", "Keys found to run in a circle of writes", f.write_loops.clone());
         r.register("stale_sync_skips", "Syncs not held until the cache had own writes", f.stale.clone());
         f
     }

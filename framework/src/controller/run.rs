@@ -6,9 +6,10 @@ use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::{Controller, Enqueue, Reconcile, Wiring, triggers::Kept};
+use super::{Controller, Reconcile, Wiring, triggers::Kept};
 use crate::{
     BoxError, Informers, Key, Object, Place, Rules, RunCx, Runnable, Verbs,
+    loops::Loops,
     pool::Pool,
     queue::{Fair, SharedQueue},
     source::{self, SourceCx},
@@ -68,11 +69,12 @@ where
     K::DynamicType: Default,
 {
     async fn turn(&self, cx: RunCx) -> Result<(), BoxError> {
-        let controller = &self.controller;
+        let (controller, loops) = (&self.controller, Arc::new(Loops::default()));
         let queue = self.open_queue(&cx);
         let informer = cx.informers.get::<K>(controller.scope.clone());
-        let wiring = Wiring { informers: &cx.informers, queue: &queue, scope: &controller.scope };
-        let mut wires = vec![controller.primary(&informer, &queue)];
+        let wiring =
+            Wiring { informers: &cx.informers, queue: &queue, scope: &controller.scope, loops: &loops };
+        let mut wires = vec![controller.primary(&informer, wiring.enqueue())];
         wires.extend(controller.triggers.iter().map(|trigger| (trigger.connect)(&wiring)));
         // The wires hold what is still needed of it.
         self.kept.lock().clear();
@@ -94,11 +96,12 @@ where
             hold: controller.hold,
             metrics: cx.metrics.controller(controller.name),
             failing: cx.metrics.failing().clone(),
+            loops: loops.clone(),
             holds: Mutex::default(),
         });
         pool.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));
         // Dropped, and so ended, before the queue is shut.
-        let sources = self.start_sources(&cx, &queue);
+        let sources = self.start_sources(&cx, &wiring);
         let mut workers = JoinSet::new();
         for _ in 0..controller.workers {
             workers.spawn(pool.clone().work());
@@ -112,7 +115,7 @@ where
     }
 
     /// What triggers the controller from outside of the API.
-    fn start_sources(&self, cx: &RunCx, queue: &SharedQueue) -> JoinSet<()> {
+    fn start_sources(&self, cx: &RunCx, wiring: &Wiring<'_>) -> JoinSet<()> {
         let controller = &self.controller;
         let mut sources = controller.sources.clone();
         if let Some(period) = controller.resync {
@@ -127,7 +130,7 @@ where
         let random = cx.random.fork(controller.name);
         let mut running = JoinSet::new();
         for source in sources {
-            let (enqueue, random) = (Enqueue::new(queue), random.fork(source.name()));
+            let (enqueue, random) = (wiring.enqueue(), random.fork(source.name()));
             let cx = SourceCx::new(controller.name, source.name(), enqueue, random, cx);
             running.spawn(source::supervise(source, cx));
         }

@@ -9,7 +9,9 @@ use futures::future::BoxFuture;
 
 use super::Controller;
 use crate::{
-    Delta, Informer, Informers, Key, Object, Scope, Subscription, Verbs, owners,
+    Delta, Informer, Informers, Key, Object, Scope, Subscription, Verbs,
+    loops::Loops,
+    owners,
     queue::{Add, Priority, SharedQueue},
     source::Source,
 };
@@ -30,6 +32,7 @@ pub(crate) struct Wiring<'a> {
     pub(crate) informers: &'a Informers,
     pub(crate) queue: &'a SharedQueue,
     pub(crate) scope: &'a Scope,
+    pub(crate) loops: &'a Arc<Loops>,
 }
 
 /// A trigger that is connected, until it is dropped.
@@ -42,11 +45,20 @@ pub(crate) struct Wire {
 
 /// Adds keys to the queue of a controller from elsewhere.
 #[derive(Clone)]
-pub struct Enqueue(SharedQueue);
+pub struct Enqueue {
+    queue: SharedQueue,
+    loops: Arc<Loops>,
+}
 
 impl Enqueue {
-    pub(crate) fn new(queue: &SharedQueue) -> Self {
-        Self(queue.clone())
+    pub(crate) fn new(queue: &SharedQueue, loops: &Arc<Loops>) -> Self {
+        Self { queue: queue.clone(), loops: loops.clone() }
+    }
+
+    /// Adds a key because of a change.
+    pub(crate) fn because<C: Object>(&self, key: Key, delta: &Delta<C>) {
+        self.loops.triggered(&key, delta);
+        self.queue.add(key, Add { priority: priority(delta), ..Add::default() });
     }
 
     /// Adds a key to be reconciled now.
@@ -61,7 +73,8 @@ impl Enqueue {
 
     /// Adds a key with a delay and a priority.
     pub fn add(&self, key: Key, add: Add) {
-        self.0.add(key, add);
+        self.loops.asked(&key);
+        self.queue.add(key, add);
     }
 }
 
@@ -89,14 +102,13 @@ where
         let connect = move |wiring: &Wiring<'_>| {
             let owners = wiring.informers.get::<K>(wiring.scope.clone());
             let children = wiring.informers.get::<C>(wiring.scope.clone());
-            let (queue, filter) = (wiring.queue.clone(), filter.clone());
+            let (enqueue, filter) = (wiring.enqueue(), filter.clone());
             let subscription = children.subscribe(move |delta: &Delta<C>| {
                 if !delta.is_deleted() && !filter(delta) {
                     return;
                 }
-                let priority = priority(delta);
                 for key in owner_keys::<K, C>(delta, &owners) {
-                    queue.add(key, Add { priority, ..Add::default() });
+                    enqueue.because(key, delta);
                 }
             });
             Wire::new(children, Some(subscription))
@@ -141,9 +153,8 @@ where
             if !delta.is_deleted() && !filter(delta) {
                 return;
             }
-            let priority = priority(delta);
             for key in map(delta, informers) {
-                enqueue.add(key, Add { priority, ..Add::default() });
+                enqueue.because(key, delta);
             }
         })
     }
@@ -163,7 +174,7 @@ where
         let connect = move |wiring: &Wiring<'_>| {
             let informer = wiring.informers.get::<C>(scope.clone());
             let (informers, trigger) = (wiring.informers.clone(), trigger.clone());
-            let enqueue = Enqueue::new(wiring.queue);
+            let enqueue = wiring.enqueue();
             let subscription = informer.subscribe(move |delta| trigger(delta, &informers, &enqueue));
             Wire::new(informer, Some(subscription))
         };
@@ -192,7 +203,7 @@ where
     #[must_use]
     pub fn lends_queue(mut self, lend: impl Fn(Enqueue) + Send + Sync + 'static) -> Self {
         let connect = move |wiring: &Wiring<'_>| {
-            lend(Enqueue::new(wiring.queue));
+            lend(wiring.enqueue());
             Wire::none()
         };
         self.triggers.push(Trigger { connect: Box::new(connect), warm: Box::new(|_, _| Box::new(())) });
@@ -208,16 +219,27 @@ where
         self
     }
 
+    /// Connects a part that finds its triggers by itself.
+    pub(crate) fn trigger(&mut self, trigger: Trigger) {
+        self.triggers.push(trigger);
+    }
+
     /// The wire of the controller's own kind.
-    pub(super) fn primary(&self, informer: &Informer<K>, queue: &SharedQueue) -> Wire {
-        let (queue, filter) = (queue.clone(), self.filter.clone());
+    pub(super) fn primary(&self, informer: &Informer<K>, enqueue: Enqueue) -> Wire {
+        let filter = self.filter.clone();
         let subscription = informer.subscribe(move |delta| {
             let wanted = delta.is_deleted() || filter.as_ref().is_none_or(|filter| filter(delta));
             if wanted {
-                queue.add(delta.key(), Add { priority: priority(delta), ..Add::default() });
+                enqueue.because(delta.key(), delta);
             }
         });
         Wire::new(informer.clone(), Some(subscription))
+    }
+}
+
+impl Wiring<'_> {
+    pub(crate) fn enqueue(&self) -> Enqueue {
+        Enqueue::new(self.queue, self.loops)
     }
 }
 
@@ -237,7 +259,7 @@ impl Wire {
     }
 }
 
-pub(crate) fn priority<C: Object>(delta: &Delta<C>) -> Priority {
+fn priority<C: Object>(delta: &Delta<C>) -> Priority {
     if delta.is_initial() { Priority::INITIAL } else { Priority::NORMAL }
 }
 
