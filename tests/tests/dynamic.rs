@@ -42,6 +42,9 @@ struct Watchman(DynamicWatches);
 
 impl Reconcile<ConfigMap> for Watchman {
     async fn reconcile(&self, request: Request<ConfigMap>) -> Result<Action, Error> {
+        if request.key.name() != "watchman" {
+            return Ok(Action::Done);
+        }
         let wants =
             request.object.is_some_and(|map| map.data.iter().flatten().any(|(key, _)| key == "sails"));
         let sails = Sail::api_resource();
@@ -123,28 +126,29 @@ async fn a_watch_outlives_the_definition_of_its_kind() {
     assert_eq!(failing(&metrics), [missing]);
     assert_eq!(watches.kinds().len(), 1, "adding it twice is one watch");
 
-    for round in ["first", "second"] {
+    for (round, away) in [("first", 60), ("second", 700), ("third", 60)] {
         define(&cluster, true).await;
         hoist(&cluster, round).await;
         a_moment().await;
         assert_eq!(take(&told), [format!("sails default/{round} there")], "seen at once");
         assert_eq!(failing(&metrics), [""; 0]);
         define(&cluster, false).await;
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_secs(away)).await;
         assert_eq!(take(&told), [format!("sails default/{round} gone")]);
-        assert_eq!(failing(&metrics), [missing]);
+        // A server may keep a watch open that it was asked for before; none lasts longer than ten minutes.
+        assert!(away < 600 || failing(&metrics) == [missing], "{:?}", metrics.failures());
     }
 
     wants(&cluster, json!({ "sails": null })).await;
     a_moment().await;
     assert_eq!((watches.kinds().len(), failing(&metrics)), (0, vec![]), "nobody watches, so nothing fails");
     define(&cluster, true).await;
-    hoist(&cluster, "third").await;
+    hoist(&cluster, "last").await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(take(&told), [""; 0]);
     wants(&cluster, json!({ "sails": "again" })).await;
     a_moment().await;
-    assert_eq!(take(&told), ["sails default/third there"]);
+    assert_eq!(take(&told), ["sails default/last there"]);
 }
 
 #[tokio::test(start_paused = true)]
