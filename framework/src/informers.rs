@@ -14,7 +14,7 @@ use kube::{
 use parking_lot::Mutex;
 
 use crate::{
-    Informer, Object, Rules, Scope, Strip, Verbs,
+    Informer, Object, Projected, Projection, Rules, Scope, Strip, Verbs,
     definitions::Definitions,
     informer::{Feed, Follows, Handle, Shared},
     listwatch,
@@ -102,6 +102,15 @@ impl Informers {
         K::DynamicType: Default,
     {
         self.of(&K::DynamicType::default(), &scope, true)
+    }
+
+    /// The informer of some fields of a kind; the others take no memory.
+    #[must_use]
+    pub fn projected<P: Projection>(&self, scope: Scope) -> Informer<Projected<P>>
+    where
+        <P::Kind as kube::Resource>::DynamicType: Default,
+    {
+        self.get::<Projected<P>>(scope)
     }
 
     /// The informer of a kind known at run time, as whole objects.

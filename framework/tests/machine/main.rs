@@ -6,4 +6,5 @@ mod informers;
 mod leases;
 mod operators;
 mod regressions;
+mod reports;
 mod triggers;
