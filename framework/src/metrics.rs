@@ -36,6 +36,8 @@ struct Inner {
     leader: Family<Named, Gauge>,
     sources: Family<Sourced, Counter>,
     undecodable: Family<Shaped, Gauge>,
+    daemons: Family<Controlled, Gauge>,
+    daemon_errors: Family<Controlled, Counter>,
     failing: Failing,
 }
 
@@ -165,6 +167,9 @@ impl Metrics {
             "Objects that are skipped because they are not of the shape of their kind",
             Family::clone(&undecodable),
         );
+        let (daemons, daemon_errors) = (Family::default(), Family::default());
+        r.register("windlass_daemons", "Tasks of objects that run", Family::clone(&daemons));
+        r.register("windlass_daemon_errors", "Tasks of objects that failed", Family::clone(&daemon_errors));
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
             registry: Mutex::new(registry),
@@ -174,6 +179,8 @@ impl Metrics {
             leader,
             sources,
             undecodable,
+            daemons,
+            daemon_errors,
             failing: Failing::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -221,6 +228,13 @@ impl Metrics {
 
     pub(crate) fn undecodable(&self, resource: &str) -> Gauge {
         self.inner.undecodable.get_or_create_owned(&Shaped { resource: resource.to_owned() })
+    }
+
+    /// How many tasks of objects run, and how often they failed.
+    pub(crate) fn daemon(&self, name: &str) -> (Gauge, Counter) {
+        let labels = Controlled { controller: name.to_owned() };
+        let inner = &self.inner;
+        (inner.daemons.get_or_create_owned(&labels), inner.daemon_errors.get_or_create_owned(&labels))
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {

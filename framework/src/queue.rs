@@ -117,7 +117,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    fn delay(&self, failures: u32) -> Duration {
+    pub(crate) fn delay(&self, failures: u32) -> Duration {
         self.base.saturating_mul(1_u32 << failures.saturating_sub(1).min(30)).min(self.max)
     }
 }

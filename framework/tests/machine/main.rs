@@ -1,6 +1,7 @@
 //! The framework against a scripted API server, under virtual time.
 
 mod controllers;
+mod daemons;
 mod dependents;
 mod fake;
 mod informers;
