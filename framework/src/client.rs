@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
 use kube::{
     Client,
@@ -31,7 +31,7 @@ const REMEMBERED_APPLIES: usize = 8192;
 #[derive(Clone)]
 pub struct CachedClient {
     shared: Arc<Shared>,
-    writes: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+    writes: Arc<Mutex<Unseen>>,
     /// What they changed.
     wrote: Marks,
 }
@@ -40,6 +40,28 @@ struct Shared {
     informers: Informers,
     manager: String,
     applied: Mutex<BTreeMap<(String, Key), Applied>>,
+}
+
+/// Writes that are waited for without looking which of them were seen meanwhile.
+const UNSEEN: usize = 256;
+
+/// Writes that the caches may not have yet.
+#[derive(Default)]
+struct Unseen {
+    waits: Vec<BoxFuture<'static, ()>>,
+    /// When there are this many, those that were seen are let go of: a client that nobody waits with, such as that of a
+    /// task that runs for ever, does not grow.
+    look_at: usize,
+}
+
+impl Unseen {
+    fn push(&mut self, wait: BoxFuture<'static, ()>) {
+        self.waits.push(wait);
+        if self.waits.len() >= self.look_at.max(UNSEEN) {
+            self.waits.retain_mut(|wait| wait.now_or_never().is_none());
+            self.look_at = 2 * self.waits.len();
+        }
+    }
 }
 
 /// How long a key is held at most for a write that may have been done or not.
@@ -67,7 +89,7 @@ impl CachedClient {
 
     /// Waits until every write so far is in the caches; false when that takes longer than `limit`.
     pub async fn seen(&self, limit: Duration) -> bool {
-        let writes = std::mem::take(&mut *self.writes.lock());
+        let writes = std::mem::take(&mut self.writes.lock().waits);
         if writes.is_empty() {
             return true;
         }
@@ -76,7 +98,7 @@ impl CachedClient {
 
     /// Whether there are writes that the caches do not have yet.
     pub(crate) fn has_unseen(&self) -> bool {
-        !self.writes.lock().is_empty()
+        !self.writes.lock().waits.is_empty()
     }
 
     /// What it has changed in the API since this was asked last.
@@ -457,4 +479,22 @@ fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = key::KeyHasher::default();
     hasher.write(bytes);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[test]
+    fn writes_that_were_seen_are_let_go_of() {
+        let mut unseen = Unseen::default();
+        for n in 0..10_000 {
+            unseen.push(if n < 500 { Box::pin(pending()) } else { Box::pin(ready(())) });
+            assert!(unseen.waits.len() <= 1024, "{n}");
+        }
+        let pending = unseen.waits.iter_mut().filter_map(|wait| wait.now_or_never().is_none().then_some(()));
+        assert_eq!(pending.count(), 500, "what was not seen is still waited for");
+    }
 }

@@ -150,9 +150,10 @@ where
         DependentsBuilder { children: Vec::new() }
     }
 
-    /// Makes what is wanted and possible, and takes away what is not wanted. One that fails does not hold up the others.
+    /// Makes what is wanted and possible, and takes away what is not wanted: everything, if the owner is being deleted. One
+    /// that fails does not hold up the others.
     pub async fn reconcile(&self, owner: &K, client: &CachedClient) -> Progress {
-        self.walk(owner, client, true).await
+        self.walk(owner, client, owner.meta().deletion_timestamp.is_none()).await
     }
 
     /// Takes all away, those that need others first.

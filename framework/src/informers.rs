@@ -49,6 +49,8 @@ struct Known {
     scope: String,
     /// Whether a written object is sure to come back on its watch: it selects by namespace at most.
     whole: bool,
+    /// Whether it shows more than metadata, so that decisions may be made from it.
+    shows: bool,
     /// Whether somebody counts on the kind being served.
     required: bool,
     /// A `Weak<Handle<K>>`.
@@ -148,7 +150,8 @@ impl Informers {
         of_kind.into_iter().flatten().filter(|k| k.whole).filter_map(Known::get).collect()
     }
 
-    /// The running informers of this kind, whatever they show of it, in which a written object is sure to show up.
+    /// The running informers of this kind, whatever they show of it beyond metadata, in which a written object is sure to
+    /// show up. Who sees metadata alone, such as a garbage collector, is not to hold up anybody.
     pub(crate) fn following<K: Object>(&self) -> Vec<Box<dyn Follows>>
     where
         K::DynamicType: Default,
@@ -156,7 +159,7 @@ impl Informers {
         let known = self.inner.known.lock();
         let of_kind = known.get(&path::<K>(&K::DynamicType::default()));
         // A view of another type that has no list yet is read by nobody, and may never have one.
-        let read = |k: &&Known| k.type_id == TypeId::of::<K>() || !k.lags();
+        let read = |k: &&Known| k.type_id == TypeId::of::<K>() || (k.shows && !k.lags());
         let of_kind = of_kind.into_iter().flatten().filter(|k| k.whole);
         of_kind.filter(read).filter_map(|k| (k.informer)()).collect()
     }
@@ -207,6 +210,7 @@ impl Informers {
             type_id,
             scope: scope_id,
             whole,
+            shows: !K::metadata_api() && scope.strip != Strip::MetadataOnly,
             required,
             handle: Box::new(informer.downgrade()),
             informer: Box::new(untyped),

@@ -31,6 +31,11 @@
 //! }
 //! ```
 //!
+//! Changes that do not matter are filtered out by [`predicate`]s, what happens outside of the cluster comes in by a
+//! [`source`], kinds known at run time alone by [`DynamicWatches`], and [`Limits`] hold a controller back. Children with an
+//! order are [`Dependents`], tasks that live as long as an object are [`Daemon`]s, and caches of a few fields are
+//! [`Projection`]s.
+//!
 //! What it may do in a cluster nobody has to write down: RBAC is made from what was registered ([`Rules`]), and requests
 //! that were not registered are refused wherever it runs. `examples/operator.rs` is an operator with a custom kind, a
 //! child and a status; `minicluster::TestCluster` tests it.

@@ -287,12 +287,14 @@ impl ManagerBuilder {
     /// The manager.
     #[must_use]
     pub fn build(mut self) -> Manager {
-        if let Some(guard) = &self.guard {
+        let rules = self.guard.as_ref().map(|guard| {
             let own = self.lease.as_ref().map(|lease| lease.namespace.as_str());
-            let own = own.unwrap_or(self.informers.client().default_namespace());
-            guard.seal(self.rules().at_home(own));
-        }
-        self.informers.report_to(Reports::new(&self.metrics, &self.informers, &self.field_manager));
+            let rules = self.rules().at_home(own.unwrap_or(self.informers.client().default_namespace()));
+            guard.seal(rules.clone());
+            rules
+        });
+        let reports = Reports::new(&self.metrics, &self.informers, &self.field_manager, rules);
+        self.informers.report_to(reports);
         let informers = self.informers.clone();
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());

@@ -14,7 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
 
 use crate::{
-    EventType, Informers, Key, Metrics, Object, Recorder, WatchError, failing::Failing, wire::Target,
+    EventType, Informers, Key, Metrics, Object, Recorder, Rules, Verbs, WatchError, failing::Failing,
+    wire::Target,
 };
 
 /// Objects of one watch that cannot be decoded and are remembered; more are told again each time they change.
@@ -30,17 +31,32 @@ pub(crate) struct Reports {
     recorder: OnceLock<Recorder>,
     client: kube::Client,
     component: String,
+    /// What is allowed, if not everything is.
+    rules: Option<Rules>,
 }
 
 impl Reports {
-    pub(crate) fn new(metrics: &Metrics, informers: &Informers, component: &str) -> Self {
+    pub(crate) fn new(
+        metrics: &Metrics,
+        informers: &Informers,
+        component: &str,
+        rules: Option<Rules>,
+    ) -> Self {
         Self {
             failing: metrics.failing().clone(),
             metrics: metrics.clone(),
             recorder: OnceLock::new(),
             client: informers.client().clone(),
             component: component.to_owned(),
+            rules,
         }
+    }
+
+    /// Whether events may be recorded about an object of this namespace.
+    fn may_record(&self, namespace: Option<&str>) -> bool {
+        let namespace = namespace.unwrap_or("default");
+        let verbs = |rules: &Rules| rules.verbs(Some(namespace), "", "events", None);
+        self.rules.as_ref().is_none_or(|rules| verbs(rules).contains(Verbs::CREATE))
     }
 
     fn recorder(&self) -> &Recorder {
@@ -149,7 +165,7 @@ impl About {
         }
         let Some(reports) = self.reports.get() else { return };
         reports.failing.failed(self.failing_name(), key, sentence.clone());
-        if !known {
+        if !known && reports.may_record(head.metadata.namespace.as_deref()) {
             let reference = ObjectReference {
                 api_version: Some(self.api_version.clone()),
                 kind: Some(self.kind.clone()),
@@ -203,7 +219,9 @@ impl About {
 impl Drop for About {
     fn drop(&mut self) {
         // Nobody watches any more: nothing fails.
-        self.failed.then(|| self.recovered());
+        if let Some(reports) = self.reports.get().filter(|_| self.failed) {
+            reports.failing.succeeded(INFORMER, &self.watch);
+        }
         let all = std::mem::take(&mut self.undecodable);
         all.keys().for_each(|key| self.forget(key));
         if !all.is_empty() {

@@ -8,6 +8,9 @@ use parking_lot::Mutex;
 use super::{Source, SourceCx, timer::about};
 use crate::{BoxError, Key, key::KeyMap};
 
+/// The longest an answer is waited for.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 type Asked<V> = BoxFuture<'static, Result<BTreeMap<Key, V>, BoxError>>;
 
 /// A source that asks once in every `period`, give or take a tenth, and has the keys reconciled whose answer is another
@@ -96,7 +99,8 @@ impl<V: Clone + PartialEq + Send + 'static> Source for Poll<V> {
     fn run(&self, cx: SourceCx) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async move {
             loop {
-                let new = (self.ask)(cx.clone()).await?;
+                let answer = tokio::time::timeout(PATIENCE, (self.ask)(cx.clone())).await;
+                let new = answer.map_err(|_| format!("it did not answer within {PATIENCE:?}"))??;
                 self.answers.take_in(&new).into_iter().for_each(|key| cx.enqueue.now(key));
                 cx.succeeded();
                 tokio::time::sleep(about(self.period, 0.1, &cx)).await;

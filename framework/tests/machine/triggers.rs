@@ -161,7 +161,12 @@ async fn a_poll_tells_what_changed_and_backs_off_when_it_fails() {
     let poll = source::poll("tide", Duration::from_secs(10), move |_: SourceCx| {
         count.fetch_add(1, Ordering::SeqCst);
         let answer = outside.lock().clone();
-        async move { Ok(answer?) }
+        async move {
+            if answer == Err("") {
+                std::future::pending::<()>().await;
+            }
+            Ok(answer?)
+        }
     });
     let answers = poll.answers();
     let (_running, log, metrics) = start(&fake, Controller::<ConfigMap>::new("tides").source(poll));
@@ -191,6 +196,12 @@ async fn a_poll_tells_what_changed_and_backs_off_when_it_fails() {
     tokio::time::sleep(Duration::from_secs(400)).await;
     assert_eq!(metrics.failures(), []);
     assert_eq!(log.take(), [""; 0], "nothing had changed");
+
+    // Who does not answer at all fails, too.
+    *state.lock() = Err("");
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let told: Vec<String> = metrics.failures().into_iter().map(|failure| failure.error).collect();
+    assert_eq!(told, ["it did not answer within 120s"]);
 }
 
 /// A replica that competes for one lease.
