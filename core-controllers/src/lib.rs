@@ -8,7 +8,6 @@ mod backends;
 mod batch;
 mod by_node;
 mod claim;
-mod discovery;
 mod disruption;
 mod history;
 mod pod_control;

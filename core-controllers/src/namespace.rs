@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, NamespaceStatus};
 use windlass::{Action, Controller, Error, ManagerBuilder, Reconcile, Request, clock};
 
-use crate::{Options, discovery};
+use crate::Options;
 use content::{Content, Remains};
 
 const FINALIZER: &str = "kubernetes";
@@ -65,7 +65,7 @@ fn is_held(namespace: &Namespace) -> bool {
 /// Deletes what there is and says what is left.
 async fn empty(request: &Request<Namespace>, namespace: &Namespace) -> Result<Remains, Error> {
     let client = request.client.raw();
-    let found = discovery::discover(client).await?;
+    let found = windlass::discovery::discover(client).await?;
     let mut remains = Remains::new(found.failures);
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
     let (pods, rest): (Vec<_>, Vec<_>) = found

@@ -22,13 +22,14 @@ use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
-    api::DynamicObject,
+    api::{DynamicObject, ObjectMeta},
     client::Body,
     runtime::{self, WatchStreamExt, controller::Action as TheirAction, reflector, watcher},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use windlass::{Action, Controller, Error, Informers, Key, Manager, Reconcile, Scope};
+use windlass::{Action, Controller, Error, Informers, Key, Manager, Projection, Reconcile, Scope};
 
 /// Objects that are reconciled again and again.
 const OBJECTS: usize = 10_000;
@@ -62,9 +63,11 @@ fn main() {
         report("watch events taken in, 1/s", ours, theirs, ours / theirs);
     }
     if wanted("resident") {
-        for (name, ours, theirs) in
-            [("pod", "ours", "theirs"), ("pod's metadata", "ours-meta", "theirs-meta")]
-        {
+        for (name, ours, theirs) in [
+            ("pod", "ours", "theirs"),
+            ("pod's metadata", "ours-meta", "theirs-meta"),
+            ("pod's node", "ours-node", "theirs-node"),
+        ] {
             let (ours, theirs) = (measured(ours), measured(theirs));
             report(&format!("resident bytes of a cached {name}"), ours, theirs, theirs / ours);
         }
@@ -281,6 +284,24 @@ async fn resident(side: &str) -> f64 {
             pods.synced().await;
             Box::new(pods)
         }
+        "ours-node" => {
+            let pods = Informers::new(client).projected::<Placement>(Scope::all());
+            pods.synced().await;
+            let pod = pods.get(&Key::new(Some("ns-7"), "web-7")).expect("a pod");
+            assert!(pod.spec.node_name.is_some());
+            Box::new(pods)
+        }
+        "theirs-node" => {
+            let (store, writer) = reflector::store();
+            let api: Api<PlacedPod> = Api::all(client);
+            let events = watcher(api, watcher::Config::default()).default_backoff().modify(|pod| {
+                pod.managed_fields_mut().clear();
+                pod.annotations_mut().clear();
+            });
+            let task = tokio::spawn(events.reflect(writer).for_each(|_| std::future::ready(())));
+            store.wait_until_ready().await.expect("the list");
+            Box::new((store, task))
+        }
         "theirs" => Box::new(their_store(Api::<Pod>::all(client)).await),
         _ => {
             let kind = kube::api::ApiResource::erase::<Pod>(&());
@@ -296,6 +317,31 @@ async fn resident(side: &str) -> f64 {
     let bytes = (resident_bytes() - before) / PODS as f64;
     drop(keep);
     bytes
+}
+
+/// Where a pod runs, and nothing else of it.
+#[derive(Clone, Debug, Deserialize)]
+struct Placement {
+    spec: PlacementSpec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PlacementSpec {
+    node_name: Option<String>,
+}
+
+impl Projection for Placement {
+    type Kind = Pod;
+}
+
+/// The same, as kube-runtime takes it.
+#[derive(Clone, Debug, Deserialize, kube::Resource)]
+#[resource(inherit = Pod)]
+struct PlacedPod {
+    metadata: ObjectMeta,
+    #[expect(dead_code, reason = "kept, not read")]
+    spec: PlacementSpec,
 }
 
 async fn their_store(api: Api<Pod>) -> (reflector::Store<Pod>, tokio::task::JoinHandle<()>) {

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
 use kube::{
     Client,
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Informers, Key, Object, guard, key,
+    loops::{Mark, Marks},
     object::{parse_revision, revision_of},
     prune,
 };
@@ -30,13 +31,37 @@ const REMEMBERED_APPLIES: usize = 8192;
 #[derive(Clone)]
 pub struct CachedClient {
     shared: Arc<Shared>,
-    writes: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
+    writes: Arc<Mutex<Unseen>>,
+    /// What they changed.
+    wrote: Marks,
 }
 
 struct Shared {
     informers: Informers,
     manager: String,
     applied: Mutex<BTreeMap<(String, Key), Applied>>,
+}
+
+/// Writes that are waited for without looking which of them were seen meanwhile.
+const UNSEEN: usize = 256;
+
+/// Writes that the caches may not have yet.
+#[derive(Default)]
+struct Unseen {
+    waits: Vec<BoxFuture<'static, ()>>,
+    /// When there are this many, those that were seen are let go of: a client that nobody waits with, such as that of a
+    /// task that runs for ever, does not grow.
+    look_at: usize,
+}
+
+impl Unseen {
+    fn push(&mut self, wait: BoxFuture<'static, ()>) {
+        self.waits.push(wait);
+        if self.waits.len() >= self.look_at.max(UNSEEN) {
+            self.waits.retain_mut(|wait| wait.now_or_never().is_none());
+            self.look_at = 2 * self.waits.len();
+        }
+    }
 }
 
 /// How long a key is held at most for a write that may have been done or not.
@@ -54,17 +79,17 @@ impl CachedClient {
     pub fn new(informers: &Informers, manager: &str) -> Self {
         let shared =
             Shared { informers: informers.clone(), manager: manager.to_owned(), applied: Mutex::default() };
-        Self { shared: Arc::new(shared), writes: Arc::default() }
+        Self { shared: Arc::new(shared), writes: Arc::default(), wrote: Marks::default() }
     }
 
     /// The same client with a record of writes of its own.
     pub(crate) fn for_request(&self) -> Self {
-        Self { shared: self.shared.clone(), writes: Arc::default() }
+        Self { shared: self.shared.clone(), writes: Arc::default(), wrote: Marks::default() }
     }
 
     /// Waits until every write so far is in the caches; false when that takes longer than `limit`.
     pub async fn seen(&self, limit: Duration) -> bool {
-        let writes = std::mem::take(&mut *self.writes.lock());
+        let writes = std::mem::take(&mut self.writes.lock().waits);
         if writes.is_empty() {
             return true;
         }
@@ -73,7 +98,12 @@ impl CachedClient {
 
     /// Whether there are writes that the caches do not have yet.
     pub(crate) fn has_unseen(&self) -> bool {
-        !self.writes.lock().is_empty()
+        !self.writes.lock().waits.is_empty()
+    }
+
+    /// What it has changed in the API since this was asked last.
+    pub(crate) fn wrote(&self) -> Vec<Mark> {
+        self.wrote.take()
     }
 
     /// The client underneath, whose writes are not tracked.
@@ -227,10 +257,9 @@ impl CachedClient {
             }
             Err(error) => return Err(self.doubt::<K>(&Target::of(object), error)),
         }
-        let (key, uid) = (Key::of(object), meta.uid.clone());
-        for informer in self.shared.informers.holding::<K>() {
-            let (key, uid) = (key.clone(), uid.clone());
-            self.writes.lock().push(Box::pin(async move { informer.lets_go(&key, uid.as_deref()).await }));
+        self.wrote.add(Mark::Deleted(meta.uid.clone().unwrap_or_default()));
+        for informer in self.shared.informers.following::<K>() {
+            self.writes.lock().push(informer.lets_go(Key::of(object), meta.uid.clone()));
         }
         Ok(())
     }
@@ -289,18 +318,31 @@ impl CachedClient {
         K::DynamicType: Default,
     {
         let request = guard::about::<K>(request.map_err(build)?);
+        let before = self.cached_revision::<K>(target);
         let object: K = match self.call(request).await {
             Ok(object) => object,
             Err(error) => return Err(self.doubt::<K>(target, error)),
         };
         let revision = revision_of(&object);
         let namespace = object.meta().namespace.as_deref();
-        for informer in self.shared.informers.holding::<K>() {
+        if before.is_none() || before != object.meta().resource_version {
+            self.wrote.add(Mark::Wrote(revision));
+        }
+        for informer in self.shared.informers.following::<K>() {
             if !informer.has_reached(namespace, revision) {
-                self.writes.lock().push(Box::pin(informer.reached(namespace, revision)));
+                self.writes.lock().push(informer.reaches(namespace, revision));
             }
         }
         Ok(Arc::new(object))
+    }
+
+    /// The revision of a write's object in a cache before the write; one that comes back unchanged has changed nothing.
+    fn cached_revision<K: Object>(&self, target: &Target) -> Option<String>
+    where
+        K::DynamicType: Default,
+    {
+        let key = Key::for_kind::<K>(target.namespace.as_deref(), target.name.as_deref()?);
+        self.shared.informers.following::<K>().iter().find_map(|informer| informer.revision_at(&key))
     }
 
     /// After a write that may have been done or not: the caches have to reach what the server has now, for the next
@@ -331,13 +373,13 @@ impl CachedClient {
                 Err(_) => tokio::time::sleep(DOUBT / 10).await,
             }
         };
-        for informer in self.shared.informers.holding::<K>() {
+        for informer in self.shared.informers.following::<K>() {
             match (stand, &target.name) {
-                (Some(revision), _) => informer.reached(target.namespace.as_deref(), revision).await,
+                (Some(revision), _) => informer.reaches(target.namespace.as_deref(), revision).await,
                 (None, Some(name)) => {
                     let key = Key::for_kind::<K>(target.namespace.as_deref(), name);
-                    let known = informer.get(&key).and_then(|known| known.meta().uid.clone());
-                    informer.lets_go(&key, known.as_deref()).await;
+                    let known = informer.uid(&key);
+                    informer.lets_go(key, known).await;
                 }
                 (None, None) => {}
             }
@@ -437,4 +479,22 @@ fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = key::KeyHasher::default();
     hasher.write(bytes);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[test]
+    fn writes_that_were_seen_are_let_go_of() {
+        let mut unseen = Unseen::default();
+        for n in 0..10_000 {
+            unseen.push(if n < 500 { Box::pin(pending()) } else { Box::pin(ready(())) });
+            assert!(unseen.waits.len() <= 1024, "{n}");
+        }
+        let pending = unseen.waits.iter_mut().filter_map(|wait| wait.now_or_never().is_none().then_some(()));
+        assert_eq!(pending.count(), 500, "what was not seen is still waited for");
+    }
 }

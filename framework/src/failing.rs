@@ -3,6 +3,7 @@
 //! A success forgets the key. What succeeds at once is never written down, so an operator without failures pays nothing.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{
         Arc,
@@ -22,7 +23,8 @@ const REMEMBERED: usize = 4096;
 /// An object that a controller fails to reconcile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The controller.
+    /// The controller; `informer` for a kind that cannot be watched, and `informer of KIND` for an object of it that
+    /// cannot be decoded.
     pub controller: String,
     /// The object: `namespace/name`, or its name alone.
     pub key: String,
@@ -43,18 +45,18 @@ pub(crate) struct Failing(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     known: AtomicUsize,
-    keys: Mutex<BTreeMap<(&'static str, Key), Failure>>,
+    keys: Mutex<BTreeMap<(Cow<'static, str>, Key), Failure>>,
 }
 
 impl Failing {
-    pub(crate) fn failed(&self, controller: &'static str, key: &Key, error: String) {
+    pub(crate) fn failed(&self, controller: impl Into<Cow<'static, str>>, key: &Key, error: String) {
         let (mut keys, now) = (self.0.keys.lock(), clock::now());
-        let id = (controller, key.clone());
+        let id = (controller.into(), key.clone());
         if keys.len() >= REMEMBERED && !keys.contains_key(&id) {
             return;
         }
-        let failure = keys.entry(id).or_insert_with(|| Failure {
-            controller: controller.to_owned(),
+        let failure = keys.entry(id).or_insert_with_key(|(controller, key)| Failure {
+            controller: controller.to_string(),
             key: key.to_string(),
             failures: 0,
             since: now,
@@ -66,12 +68,12 @@ impl Failing {
         self.0.known.store(keys.len(), Ordering::Release);
     }
 
-    pub(crate) fn succeeded(&self, controller: &'static str, key: &Key) {
+    pub(crate) fn succeeded(&self, controller: impl Into<Cow<'static, str>>, key: &Key) {
         if self.0.known.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut keys = self.0.keys.lock();
-        keys.remove(&(controller, key.clone()));
+        keys.remove(&(controller.into(), key.clone()));
         self.0.known.store(keys.len(), Ordering::Release);
     }
 

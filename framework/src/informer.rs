@@ -19,10 +19,12 @@ use crate::{
     listwatch::Sink,
     object::parse_revision,
     prune,
+    reports::{About, Head},
     signal::Signal,
     store::{Stamp, Store},
     wire,
 };
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
 /// A shared cache of one kind. Cheap to clone.
@@ -195,23 +197,6 @@ impl<K: Object> Informer<K> {
         }
     }
 
-    pub(crate) fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool {
-        let part = self.shared().parts.iter().find(|part| part.covers(namespace));
-        part.is_none_or(|part| part.revision.get() >= revision)
-    }
-
-    /// Waits until the cache knows that the object of this uid is gone, or on its way out.
-    pub(crate) async fn lets_go(&self, key: &Key, uid: Option<&str>) {
-        let Some(part) = self.shared().parts.iter().find(|part| part.covers(key.namespace())) else { return };
-        let gone = |_| {
-            self.get(key).is_none_or(|object| {
-                let meta = object.meta();
-                meta.uid.as_deref() != uid || meta.deletion_timestamp.is_some()
-            })
-        };
-        part.revision.wait_for(gone).await;
-    }
-
     /// Why the watch stands still at present, if it does.
     #[must_use]
     pub fn failure(&self) -> Option<Arc<WatchError>> {
@@ -273,17 +258,72 @@ impl<K> Fanout<K> {
     }
 }
 
+/// What a write waits for, whatever the informer shows of its kind.
+pub(crate) trait Follows: Send + Sync {
+    /// Whether the first list is complete.
+    fn has_first_list(&self) -> bool;
+    /// Whether the cache reflects a write of `revision` to an object in `namespace`.
+    fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool;
+    /// Waits until it does.
+    fn reaches(&self, namespace: Option<&str>, revision: u64) -> BoxFuture<'static, ()>;
+    /// The uid of an object that the cache has.
+    fn uid(&self, key: &Key) -> Option<String>;
+    /// The revision of an object that the cache has.
+    fn revision_at(&self, key: &Key) -> Option<String>;
+    /// Waits until the cache knows that the object of this uid is gone, or on its way out.
+    fn lets_go(&self, key: Key, uid: Option<String>) -> BoxFuture<'static, ()>;
+}
+
+impl<K: Object> Follows for Informer<K> {
+    fn has_first_list(&self) -> bool {
+        self.is_synced()
+    }
+
+    fn has_reached(&self, namespace: Option<&str>, revision: u64) -> bool {
+        let part = self.shared().parts.iter().find(|part| part.covers(namespace));
+        part.is_none_or(|part| part.revision.get() >= revision)
+    }
+
+    fn reaches(&self, namespace: Option<&str>, revision: u64) -> BoxFuture<'static, ()> {
+        Box::pin(self.reached(namespace, revision))
+    }
+
+    fn uid(&self, key: &Key) -> Option<String> {
+        self.get(key)?.meta().uid.clone()
+    }
+
+    fn revision_at(&self, key: &Key) -> Option<String> {
+        self.get(key)?.meta().resource_version.clone()
+    }
+
+    fn lets_go(&self, key: Key, uid: Option<String>) -> BoxFuture<'static, ()> {
+        let keep = self.clone();
+        Box::pin(async move {
+            let parts = &keep.shared().parts;
+            let Some(part) = parts.iter().find(|part| part.covers(key.namespace())) else { return };
+            let gone = |_| {
+                keep.get(&key).is_none_or(|object| {
+                    let meta = object.meta();
+                    meta.uid != uid || meta.deletion_timestamp.is_some()
+                })
+            };
+            part.revision.wait_for(gone).await;
+        })
+    }
+}
+
 /// Feeds one watch into the shared cache.
 pub(crate) struct Feed<K: Object> {
     shared: Arc<Shared<K>>,
     part: usize,
     generation: u32,
     keep_managed_fields: bool,
+    about: About,
 }
 
 impl<K: Object> Feed<K> {
-    pub(crate) fn new(shared: Arc<Shared<K>>, part: usize, keep_managed_fields: bool) -> Self {
-        Self { shared, part, generation: 0, keep_managed_fields }
+    pub(crate) fn new(shared: Arc<Shared<K>>, part: usize, keep_managed_fields: bool, about: About) -> Self {
+        Self { shared, part, generation: 0, keep_managed_fields, about }
     }
 
     fn part(&self) -> &Part {
@@ -294,20 +334,29 @@ impl<K: Object> Feed<K> {
         Stamp { part: u32::try_from(self.part).unwrap_or(u32::MAX), generation: self.generation }
     }
 
-    fn decode(&self, raw: &[u8]) -> Option<K> {
-        let decoded = if self.keep_managed_fields {
-            serde_json::from_slice(raw)
-        } else {
-            serde_json::from_slice(&prune::without_managed_fields(raw))
-        };
-        match decoded {
-            Ok(object) => Some(object),
-            Err(error) => {
-                self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(kind = std::any::type_name::<K>(), %error, "skipped an object that cannot be decoded");
-                None
-            }
+    fn decode(&self, raw: &[u8]) -> serde_json::Result<K> {
+        if self.keep_managed_fields {
+            return serde_json::from_slice(raw);
         }
+        serde_json::from_slice(&prune::without_managed_fields(raw))
+    }
+
+    /// What is known of an object that cannot be decoded.
+    fn head(&self, raw: &[u8]) -> Option<(Head, Key)> {
+        let head: Head = serde_json::from_slice(raw).ok()?;
+        let key = Key::for_kind::<K>(head.metadata.namespace.as_deref(), &head.metadata.name);
+        Some((head, key))
+    }
+
+    /// An object is there, but not as this kind. What the cache has of it stays as it was.
+    fn skip(&mut self, raw: &[u8], error: &serde_json::Error) {
+        self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
+        let Some((head, key)) = self.head(raw) else {
+            tracing::warn!(kind = self.about.kind(), %error, "skipped an object that cannot be decoded");
+            return;
+        };
+        self.shared.store.touch(&key, self.stamp());
+        self.about.undecodable(&head, &key, self.generation, error);
     }
 }
 
@@ -317,7 +366,16 @@ impl<K: Object> Sink for Feed<K> {
     }
 
     fn put(&mut self, raw: &[u8]) -> Option<String> {
-        let Some(object) = self.decode(raw) else { return wire::revision(raw) };
+        let object = match self.decode(raw) {
+            Ok(object) => object,
+            Err(error) => {
+                self.skip(raw, &error);
+                return wire::revision(raw);
+            }
+        };
+        if self.about.has_undecodable() {
+            self.about.decoded(&Key::of(&object));
+        }
         let revision = object.meta().resource_version.clone();
         let (stamp, initial) = (self.stamp(), !self.part().synced.load(Ordering::Acquire));
         self.shared.change(|store| store.put(object, stamp, initial));
@@ -325,7 +383,17 @@ impl<K: Object> Sink for Feed<K> {
     }
 
     fn remove(&mut self, raw: &[u8]) -> Option<String> {
-        let Some(object) = self.decode(raw) else { return wire::revision(raw) };
+        let Ok(object) = self.decode(raw) else {
+            // It was decoded once, perhaps: then it is gone as it was.
+            if let Some((_, key)) = self.head(raw) {
+                self.about.decoded(&key);
+                self.shared.change(|store| store.forget(&key));
+            }
+            return wire::revision(raw);
+        };
+        if self.about.has_undecodable() {
+            self.about.decoded(&Key::of(&object));
+        }
         let revision = object.meta().resource_version.clone();
         self.shared.change(|store| store.remove(object));
         revision
@@ -334,20 +402,26 @@ impl<K: Object> Sink for Feed<K> {
     fn finish(&mut self) {
         let stamp = self.stamp();
         self.shared.change(|store| store.sweep(stamp));
+        self.about.listed(self.generation);
         self.part().synced.store(true, Ordering::Release);
     }
 
     fn reached(&mut self, revision: &str) {
         let revision = parse_revision(revision);
         self.part().revision.set(revision);
-        *self.shared.failure.lock() = None;
+        if self.shared.failure.lock().take().is_some() {
+            self.about.recovered();
+        }
         let synced = &self.shared.synced;
         if !synced.get() && self.shared.parts.iter().all(|part| part.synced.load(Ordering::Acquire)) {
             synced.set(true);
         }
     }
 
-    fn failed(&mut self, error: WatchError) {
+    fn failed(&mut self, error: WatchError, tell: bool) {
+        if tell {
+            self.about.failed(&error);
+        }
         *self.shared.failure.lock() = Some(Arc::new(error));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
-    sync::{Arc, Weak},
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, Weak},
 };
 
 use kube::{
@@ -14,10 +14,13 @@ use kube::{
 use parking_lot::Mutex;
 
 use crate::{
-    Informer, Object, Rules, Scope, Strip, Verbs,
-    informer::{Feed, Handle, Shared},
+    Informer, Object, Projected, Projection, Rules, Scope, Strip, Verbs,
+    definitions::Definitions,
+    informer::{Feed, Follows, Handle, Shared},
     listwatch,
     random::Source,
+    reports::{About, Reports},
+    signal::Signal,
     wire::Target,
 };
 
@@ -30,25 +33,39 @@ pub struct Informers {
 struct Inner {
     client: Client,
     random: Source,
-    known: Mutex<HashMap<(TypeId, String), Vec<Known>>>,
+    /// By the path of the kind, so that all views of one kind stand together.
+    known: Mutex<BTreeMap<String, Vec<Known>>>,
     /// What everybody who ever asked needs.
     needs: Mutex<Rules>,
+    /// Counts the changes of definitions that somebody follows.
+    redefined: Arc<Signal<u64>>,
+    definitions: Mutex<Weak<Definitions>>,
+    reports: Arc<OnceLock<Reports>>,
 }
 
 /// One informer of a kind.
 struct Known {
+    type_id: TypeId,
     scope: String,
     /// Whether a written object is sure to come back on its watch: it selects by namespace at most.
     whole: bool,
+    /// Whether it shows more than metadata, so that decisions may be made from it.
+    shows: bool,
+    /// Whether somebody counts on the kind being served.
+    required: bool,
     /// A `Weak<Handle<K>>`.
     handle: Box<dyn Any + Send>,
-    /// Whether it has its first list, or nobody wants it any more.
-    synced: Box<dyn Fn() -> bool + Send>,
+    /// The informer, without its type; `None` when nobody wants it any more.
+    informer: Box<dyn Fn() -> Option<Box<dyn Follows>> + Send>,
 }
 
 impl Known {
     fn get<K: Object>(&self) -> Option<Informer<K>> {
         self.handle.downcast_ref::<Weak<Handle<K>>>().and_then(Informer::upgrade)
+    }
+
+    fn lags(&self) -> bool {
+        (self.informer)().is_some_and(|informer| !informer.has_first_list())
     }
 }
 
@@ -62,7 +79,16 @@ impl Informers {
     /// Informers whose back-off and timeouts are drawn from `random`.
     #[must_use]
     pub fn seeded(client: Client, random: Source) -> Self {
-        Self { inner: Arc::new(Inner { client, random, known: Mutex::default(), needs: Mutex::default() }) }
+        let inner = Inner {
+            client,
+            random,
+            known: Mutex::default(),
+            needs: Mutex::default(),
+            redefined: Arc::new(Signal::new(0)),
+            definitions: Mutex::default(),
+            reports: Arc::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The client they watch through.
@@ -77,25 +103,35 @@ impl Informers {
     where
         K::DynamicType: Default,
     {
-        self.of(&K::DynamicType::default(), &scope)
+        self.of(&K::DynamicType::default(), &scope, true)
+    }
+
+    /// The informer of some fields of a kind; the others take no memory.
+    #[must_use]
+    pub fn projected<P: Projection>(&self, scope: Scope) -> Informer<Projected<P>>
+    where
+        <P::Kind as kube::Resource>::DynamicType: Default,
+    {
+        self.get::<Projected<P>>(scope)
     }
 
     /// The informer of a kind known at run time, as whole objects.
     #[must_use]
     pub fn dynamic(&self, kind: &ApiResource, scope: Scope) -> Informer<DynamicObject> {
-        self.of(kind, &scope)
+        self.of(kind, &scope, true)
     }
 
     /// The informer of a kind known at run time, metadata alone.
     #[must_use]
     pub fn metadata(&self, kind: &ApiResource, scope: Scope) -> Informer<PartialObjectMeta<DynamicObject>> {
-        self.of(kind, &scope)
+        self.of(kind, &scope, true)
     }
 
-    /// Whether every informer that is in use has its first list.
+    /// Whether every informer that is in use has its first list. Kinds that are watched once they are served do not
+    /// count.
     #[must_use]
     pub fn all_synced(&self) -> bool {
-        self.inner.known.lock().values().flatten().all(|known| (known.synced)())
+        !self.inner.known.lock().values().flatten().any(|known| known.required && known.lags())
     }
 
     /// What the informers that were asked for so far need.
@@ -104,32 +140,81 @@ impl Informers {
         self.inner.needs.lock().clone()
     }
 
-    /// The running informers in which a written object of this kind is sure to show up.
+    /// The running informers of this type in which a written object is sure to show up.
     pub(crate) fn holding<K: Object>(&self) -> Vec<Informer<K>>
     where
         K::DynamicType: Default,
     {
         let known = self.inner.known.lock();
-        let of_kind = known.get(&id::<K>(&K::DynamicType::default()));
+        let of_kind = known.get(&path::<K>(&K::DynamicType::default()));
         of_kind.into_iter().flatten().filter(|k| k.whole).filter_map(Known::get).collect()
     }
 
-    fn of<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
+    /// The running informers of this kind, whatever they show of it beyond metadata, in which a written object is sure to
+    /// show up. Who sees metadata alone, such as a garbage collector, is not to hold up anybody.
+    pub(crate) fn following<K: Object>(&self) -> Vec<Box<dyn Follows>>
+    where
+        K::DynamicType: Default,
+    {
+        let known = self.inner.known.lock();
+        let of_kind = known.get(&path::<K>(&K::DynamicType::default()));
+        // A view of another type that has no list yet is read by nobody, and may never have one.
+        let read = |k: &&Known| k.type_id == TypeId::of::<K>() || (k.shows && !k.lags());
+        let of_kind = of_kind.into_iter().flatten().filter(|k| k.whole);
+        of_kind.filter(read).filter_map(|k| (k.informer)()).collect()
+    }
+
+    /// Says that definitions changed: kinds that were not served are asked for again at once.
+    pub(crate) fn redefined(&self) -> &Arc<Signal<u64>> {
+        &self.inner.redefined
+    }
+
+    /// Follows the definitions of kinds, for as long as the answer is held.
+    pub(crate) fn definitions(&self) -> Arc<Definitions> {
+        if let Some(followed) = self.inner.definitions.lock().upgrade() {
+            return followed;
+        }
+        let followed = Arc::new(Definitions::follow(self));
+        *self.inner.definitions.lock() = Arc::downgrade(&followed);
+        followed
+    }
+
+    /// Tells what goes wrong from now on.
+    pub(crate) fn report_to(&self, reports: Reports) {
+        // They belong to one manager, which is built once.
+        let _ = self.inner.reports.set(reports);
+    }
+
+    /// The informer of a kind. `required` says that somebody counts on the kind being served.
+    pub(crate) fn of<K: Object>(
+        &self,
+        dynamic: &K::DynamicType,
+        scope: &Scope,
+        required: bool,
+    ) -> Informer<K> {
         self.inner.needs.lock().allow_kind::<K>(dynamic, scope, "", Verbs::READ);
-        let scope_id = scope.id();
+        let (type_id, scope_id) = (TypeId::of::<K>(), scope.id());
         let mut known = self.inner.known.lock();
-        let of_kind = known.entry(id::<K>(dynamic)).or_default();
-        of_kind.retain(|known| known.get::<K>().is_some());
-        let same = of_kind.iter().find(|known| known.scope == scope_id);
-        if let Some(informer) = same.and_then(Known::get) {
+        let of_kind = known.entry(path::<K>(dynamic)).or_default();
+        of_kind.retain(|known| (known.informer)().is_some());
+        let same = of_kind.iter_mut().find(|known| known.type_id == type_id && known.scope == scope_id);
+        if let Some((informer, known)) = same.and_then(|known| Some((known.get()?, known))) {
+            known.required |= required;
             return informer;
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
         let informer = self.start::<K>(dynamic, scope);
         let weak = informer.downgrade();
-        let synced = move || Informer::upgrade(&weak).is_none_or(|informer| informer.is_synced());
-        let handle = Box::new(informer.downgrade());
-        of_kind.push(Known { scope: scope_id, whole, handle, synced: Box::new(synced) });
+        let untyped = move || -> Option<Box<dyn Follows>> { Some(Box::new(Informer::upgrade(&weak)?)) };
+        of_kind.push(Known {
+            type_id,
+            scope: scope_id,
+            whole,
+            shows: !K::metadata_api() && scope.strip != Strip::MetadataOnly,
+            required,
+            handle: Box::new(informer.downgrade()),
+            informer: Box::new(untyped),
+        });
         informer
     }
 
@@ -148,15 +233,17 @@ impl Informers {
                 metadata_only: K::metadata_api() || scope.strip == Strip::MetadataOnly,
             };
             let random = self.inner.random.fork(&target.path);
-            let client = self.inner.client.clone();
-            let mut feed = Feed::new(shared.clone(), part, scope.strip == Strip::Nothing);
-            let task = tokio::spawn(async move { listwatch::run(client, target, random, &mut feed).await });
+            let (client, redefined) = (self.inner.client.clone(), self.inner.redefined.clone());
+            let about = About::of::<K>(dynamic, &target, self.inner.reports.clone());
+            let mut feed = Feed::new(shared.clone(), part, scope.strip == Strip::Nothing, about);
+            let run = async move { listwatch::run(client, target, random, &redefined, &mut feed).await };
+            let task = tokio::spawn(run);
             tasks.push(task.abort_handle());
         }
         Informer::new(shared, tasks)
     }
 }
 
-fn id<K: Object>(dynamic: &K::DynamicType) -> (TypeId, String) {
-    (TypeId::of::<K>(), K::url_path(dynamic, None))
+fn path<K: Object>(dynamic: &K::DynamicType) -> String {
+    K::url_path(dynamic, None)
 }

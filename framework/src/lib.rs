@@ -31,6 +31,11 @@
 //! }
 //! ```
 //!
+//! Changes that do not matter are filtered out by [`predicate`]s, what happens outside of the cluster comes in by a
+//! [`source`], kinds known at run time alone by [`DynamicWatches`], and [`Limits`] hold a controller back. Children with an
+//! order are [`Dependents`], tasks that live as long as an object are [`Daemon`]s, and caches of a few fields are
+//! [`Projection`]s.
+//!
 //! What it may do in a cluster nobody has to write down: RBAC is made from what was registered ([`Rules`]), and requests
 //! that were not registered are refused wherever it runs. `examples/operator.rs` is an operator with a custom kind, a
 //! child and a status; `minicluster::TestCluster` tests it.
@@ -48,8 +53,13 @@ mod admin;
 mod client;
 mod conditions;
 mod controller;
+mod daemon;
+mod definitions;
 mod delta;
 mod deltas;
+pub mod dependents;
+pub mod discovery;
+mod dynamic;
 mod error;
 mod failing;
 mod finalizers;
@@ -58,20 +68,27 @@ mod index;
 mod informer;
 mod informers;
 mod key;
+mod kinds;
 mod lease;
+mod limits;
 mod listwatch;
+mod loops;
 mod manager;
 mod metrics;
 mod object;
 mod operator;
 mod owners;
 mod pool;
+pub mod predicate;
+mod projection;
 mod prune;
 mod queue;
 mod recorder;
+mod reports;
 mod rules;
 mod scope;
 mod signal;
+pub mod source;
 mod store;
 #[cfg(feature = "webhook")]
 pub mod webhook;
@@ -80,8 +97,11 @@ mod wire;
 pub use client::CachedClient;
 pub use conditions::{ConditionType, ConditionsExt, condition};
 pub use controller::{Controller, Enqueue, Reconcile, Request};
+pub use daemon::{Attended, Daemon};
 pub use delta::Delta;
 pub use deltas::Deltas;
+pub use dependents::{Dependent, Dependents, DependentsError, Progress};
+pub use dynamic::DynamicWatches;
 pub use error::{Action, Error, sentence};
 pub use failing::Failure;
 pub use finalizers::{Finalized, add_finalizer, has_finalizer, remove_finalizer};
@@ -89,13 +109,16 @@ pub use index::{ByLabel, ByOwner, ByValue, Index, Indexed, by};
 pub use informer::{Informer, Subscription};
 pub use informers::Informers;
 pub use key::Key;
+pub use kinds::{Kinds, KindsChange};
 pub use lease::Lease;
+pub use limits::{Bucket, Limiter, Limits};
 pub use listwatch::WatchError;
 pub use manager::{Manager, ManagerBuilder, RunCx, Runnable};
 pub use metrics::Metrics;
 pub use object::{BoxError, Object, revision_of};
 pub use operator::{Description, Operator, told_to_stop};
 pub use owners::{controller_of, controller_ref, is_controlled_by};
+pub use projection::{Projected, Projection};
 pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
 pub use recorder::{EventType, Recorder, reference};
 pub use rules::{Place, Rules, Verbs};

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     BoxError,
     random::Source,
+    signal::Signal,
     wire::{self, Event, Lines, Page, Target},
 };
 
@@ -28,6 +29,8 @@ const STREAM_SILENCE: Duration = Duration::from_secs(10);
 const LIST_TIMEOUT: Duration = Duration::from_mins(1);
 const BACKOFF_BASE: Duration = Duration::from_millis(800);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// The longest wait for a kind that is not served: it may be at any moment.
+const MISSING_MAX: Duration = Duration::from_secs(2);
 /// An attempt that held this long was a success: the next failure starts at the base again.
 const HEALTHY: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,12 @@ pub enum WatchError {
 }
 
 impl WatchError {
+    /// Whether the server does not know the kind: its definition is not installed, or not any more.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.code() == 404
+    }
+
     fn code(&self) -> u16 {
         match self {
             Self::Api(status) => status.code,
@@ -86,8 +95,8 @@ pub(crate) trait Sink: Send {
     fn finish(&mut self);
     /// The sink is now at this revision.
     fn reached(&mut self, revision: &str);
-    /// The last attempt failed; it will be repeated.
-    fn failed(&mut self, error: WatchError);
+    /// The last attempt failed; it will be repeated. `tell` says that it does not look like passing by itself.
+    fn failed(&mut self, error: WatchError, tell: bool);
 }
 
 /// What to do next.
@@ -174,6 +183,11 @@ impl Machine {
             self.streaming = false;
             return Duration::ZERO;
         }
+        if error.is_missing() {
+            // A kind that comes back is another one: what is in the cache has to be listed anew.
+            self.last = None;
+            return self.backoff().min(self.random.jitter(MISSING_MAX, 1.0));
+        }
         if !error.is_expired() {
             return self.backoff().max(error.retry_after());
         }
@@ -199,11 +213,18 @@ impl Machine {
     }
 }
 
-/// Keeps `sink` at the server's state for ever.
-pub(crate) async fn run(client: Client, target: Target, random: Source, sink: &mut dyn Sink) {
+/// Keeps `sink` at the server's state for ever. A kind that is not served is asked for again when `redefined` says that
+/// definitions changed.
+pub(crate) async fn run(
+    client: Client,
+    target: Target,
+    random: Source,
+    redefined: &Signal<u64>,
+    sink: &mut dyn Sink,
+) {
     let mut machine = Machine::new(random);
     loop {
-        let step = machine.step();
+        let (step, definitions) = (machine.step(), redefined.get());
         let (begun, before) = (Instant::now(), machine.last.clone());
         let result = match &step {
             Step::Stream => watch(&client, &target, None, &mut machine, sink).await,
@@ -217,13 +238,20 @@ pub(crate) async fn run(client: Client, target: Target, random: Source, sink: &m
         };
         let wait = machine.after(&step, &ended);
         tracing::trace!(path = target.path, ?step, ?ended, ?wait, "list/watch step ended");
+        let mut missing = false;
         if let Ended::Failed { error, .. } = ended
             && !wait.is_zero()
         {
             report(&target.path, &error, machine.failures, wait);
-            sink.failed(error);
+            missing = error.is_missing();
+            let tell = machine.failures >= TOLD_AFTER || matches!(error.code(), 401 | 403 | 404);
+            sink.failed(error, tell);
         }
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            biased;
+            () = redefined.wait_for(|now| now != definitions), if missing => machine.failures = 0,
+            () = tokio::time::sleep(wait) => {}
+        }
     }
 }
 
@@ -232,7 +260,8 @@ const TOLD_AFTER: u32 = 3;
 
 fn report(path: &str, error: &WatchError, failures: u32, wait: Duration) {
     match (error.code(), failures) {
-        (404, 1) => tracing::warn!(path, "not served: is its definition installed? It will be tried again"),
+        // Told once, in words for people, where the kind is known.
+        (404, _) => tracing::debug!(path, ?wait, "not served, and will be tried again"),
         (401 | 403, 1) => tracing::warn!(path, %error, "list/watch was refused and will be tried again"),
         (_, TOLD_AFTER) => tracing::warn!(path, %error, "list/watch fails and will be tried again"),
         _ => tracing::debug!(path, %error, ?wait, "list/watch failed and will be retried"),

@@ -16,6 +16,7 @@ use crate::{
     admin::{Admin, Checks},
     guard::Guard,
     random::Source,
+    reports::Reports,
 };
 
 /// How long parts may take to stop before they are cut off.
@@ -37,6 +38,10 @@ pub trait Runnable: Send + Sync + 'static {
     /// What it needs from the API. A part that does not say is not restricted, unless its manager is
     /// [guarded](Manager::guarded).
     fn needs(&self, _rules: &mut Rules) {}
+
+    /// Fills the caches it will run with, on a replica that waits for the lease; see
+    /// [`ManagerBuilder::warm_standby`].
+    fn warm(&self, _cx: &RunCx) {}
 
     /// Runs until `cx.stop` is cancelled.
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>>;
@@ -70,6 +75,7 @@ pub struct Manager {
     parts: Vec<Arc<dyn Runnable>>,
     cx: RunCx,
     lease: Option<Lease>,
+    warm_standby: bool,
     admin: Option<SocketAddr>,
     checks: Checks,
 }
@@ -82,6 +88,7 @@ pub struct ManagerBuilder {
     random: Source,
     field_manager: String,
     lease: Option<Lease>,
+    warm_standby: bool,
     admin: Option<SocketAddr>,
     checks: Checks,
     guard: Option<Guard>,
@@ -105,6 +112,7 @@ impl Manager {
             random,
             field_manager: "windlass".to_owned(),
             lease: None,
+            warm_standby: false,
             admin: None,
             checks: Checks::default(),
             guard: None,
@@ -158,6 +166,9 @@ impl Manager {
     /// Runs the leader's part whenever the lease is held.
     async fn lead(&self, lease: &Lease, mut shutdown: impl Future<Output = ()> + Unpin) {
         let (tell, mut leading) = watch::channel(false);
+        if self.warm_standby {
+            self.parts.iter().filter(|part| part.needs_leader()).for_each(|part| part.warm(&self.cx));
+        }
         let stop = CancellationToken::new();
         let random = self.cx.random.fork("lease");
         let elector = lease.clone().elect(self.cx.informers.client().clone(), random, tell, stop.clone());
@@ -223,6 +234,14 @@ impl ManagerBuilder {
         self
     }
 
+    /// A replica that waits for the lease fills the caches of what it would run, so that it takes over without a list.
+    /// It is ready when they are filled. Costs the memory and the watches of a leader on every replica.
+    #[must_use]
+    pub fn warm_standby(mut self) -> Self {
+        self.warm_standby = true;
+        self
+    }
+
     /// Serves `/healthz`, `/livez`, `/readyz` and `/metrics` on this address.
     #[must_use]
     pub fn admin(mut self, address: SocketAddr) -> Self {
@@ -268,11 +287,14 @@ impl ManagerBuilder {
     /// The manager.
     #[must_use]
     pub fn build(mut self) -> Manager {
-        if let Some(guard) = &self.guard {
+        let rules = self.guard.as_ref().map(|guard| {
             let own = self.lease.as_ref().map(|lease| lease.namespace.as_str());
-            let own = own.unwrap_or(self.informers.client().default_namespace());
-            guard.seal(self.rules().at_home(own));
-        }
+            let rules = self.rules().at_home(own.unwrap_or(self.informers.client().default_namespace()));
+            guard.seal(rules.clone());
+            rules
+        });
+        let reports = Reports::new(&self.metrics, &self.informers, &self.field_manager, rules);
+        self.informers.report_to(reports);
         let informers = self.informers.clone();
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());
@@ -284,7 +306,14 @@ impl ManagerBuilder {
             random: self.random,
             stop: CancellationToken::new(),
         };
-        Manager { parts: self.parts, cx, lease: self.lease, admin: self.admin, checks: self.checks }
+        Manager {
+            parts: self.parts,
+            cx,
+            lease: self.lease,
+            warm_standby: self.warm_standby,
+            admin: self.admin,
+            checks: self.checks,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Prometheus metrics, under the names that dashboards already know.
 //!
 //! Queue metrics are client-go's (`workqueue_*`), reconcile metrics are controller-runtime's (`controller_runtime_*`),
-//! leader election is client-go's (`leader_election_*`). A registry belongs to a manager, never to the process, so that
+//! leader election is client-go's (`leader_election_*`); what upstream does not count is `windlass_*`. A registry belongs to a manager, never to the process, so that
 //! several clusters in one test do not count into each other.
 
 use std::sync::Arc;
@@ -34,6 +34,10 @@ struct Inner {
     queue: QueueFamilies,
     controller: ControllerFamilies,
     leader: Family<Named, Gauge>,
+    sources: Family<Sourced, Counter>,
+    undecodable: Family<Shaped, Gauge>,
+    daemons: Family<Controlled, Gauge>,
+    daemon_errors: Family<Controlled, Counter>,
     failing: Failing,
 }
 
@@ -59,6 +63,17 @@ struct Resulted {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sourced {
+    controller: String,
+    source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Shaped {
+    resource: String,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -82,6 +97,7 @@ struct ControllerFamilies {
     max: Family<Controlled, Gauge>,
     active: Family<Controlled, Gauge>,
     stale: Family<Controlled, Counter>,
+    write_loops: Family<Controlled, Counter>,
 }
 
 /// The metrics of one queue.
@@ -110,6 +126,7 @@ pub(crate) struct ControllerMetrics {
     pub(crate) max: Gauge,
     pub(crate) active: Gauge,
     pub(crate) stale: Counter,
+    pub(crate) write_loops: Counter,
 }
 
 fn queue_seconds() -> Histogram {
@@ -138,6 +155,21 @@ impl Metrics {
             "1 while this process leads, 0 while it waits",
             Family::clone(&leader),
         );
+        let sources = Family::default();
+        r.register(
+            "windlass_source_errors",
+            "Failures of a controller's own sources",
+            Family::clone(&sources),
+        );
+        let undecodable = Family::default();
+        r.register(
+            "windlass_undecodable_objects",
+            "Objects that are skipped because they are not of the shape of their kind",
+            Family::clone(&undecodable),
+        );
+        let (daemons, daemon_errors) = (Family::default(), Family::default());
+        r.register("windlass_daemons", "Tasks of objects that run", Family::clone(&daemons));
+        r.register("windlass_daemon_errors", "Tasks of objects that failed", Family::clone(&daemon_errors));
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
             registry: Mutex::new(registry),
@@ -145,6 +177,10 @@ impl Metrics {
             queue,
             controller,
             leader,
+            sources,
+            undecodable,
+            daemons,
+            daemon_errors,
             failing: Failing::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -185,6 +221,22 @@ impl Metrics {
         self.inner.leader.get_or_create(&labels).set(i64::from(leading));
     }
 
+    pub(crate) fn source_errors(&self, controller: &str, source: &str) -> Counter {
+        let labels = Sourced { controller: controller.to_owned(), source: source.to_owned() };
+        self.inner.sources.get_or_create_owned(&labels)
+    }
+
+    pub(crate) fn undecodable(&self, resource: &str) -> Gauge {
+        self.inner.undecodable.get_or_create_owned(&Shaped { resource: resource.to_owned() })
+    }
+
+    /// How many tasks of objects run, and how often they failed.
+    pub(crate) fn daemon(&self, name: &str) -> (Gauge, Counter) {
+        let labels = Controlled { controller: name.to_owned() };
+        let inner = &self.inner;
+        (inner.daemons.get_or_create_owned(&labels), inner.daemon_errors.get_or_create_owned(&labels))
+    }
+
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {
         let (labels, f) = (Queued { name: name.to_owned(), controller: name.to_owned() }, &self.inner.queue);
         QueueMetrics {
@@ -214,6 +266,7 @@ impl Metrics {
             max: f.max.get_or_create_owned(&labels),
             active: f.active.get_or_create_owned(&labels),
             stale: f.stale.get_or_create_owned(&labels),
+            write_loops: f.write_loops.get_or_create_owned(&labels),
         }
     }
 }
@@ -260,6 +313,7 @@ impl ControllerFamilies {
             max: Family::default(),
             active: Family::default(),
             stale: Family::default(),
+            write_loops: Family::default(),
         };
         r.register("controller_runtime_reconcile", "Reconciles by result", f.total.clone());
         r.register("controller_runtime_reconcile_errors", "Reconciles that failed", f.errors.clone());
@@ -273,6 +327,7 @@ impl ControllerFamilies {
         r.register("controller_runtime_reconcile_time_seconds", "Time of a reconcile", f.time.clone());
         r.register("controller_runtime_max_concurrent_reconciles", "Workers", f.max.clone());
         r.register("controller_runtime_active_workers", "Workers at work", f.active.clone());
+        r.register("windlass_write_loops", "Keys found to run in a circle of writes", f.write_loops.clone());
         r.register("stale_sync_skips", "Syncs not held until the cache had own writes", f.stale.clone());
         f
     }

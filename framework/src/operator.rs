@@ -57,6 +57,7 @@ pub struct Operator {
     name: &'static str,
     crds: Vec<CustomResourceDefinition>,
     parts: Vec<Box<dyn Fn(&mut ManagerBuilder) + Send + Sync>>,
+    warm_standby: bool,
 }
 
 /// What an operator brings and what it needs, for tools.
@@ -76,7 +77,7 @@ impl Operator {
     /// An operator of this name, which has to be one that a Kubernetes object can have.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, crds: Vec::new(), parts: Vec::new() }
+        Self { name, crds: Vec::new(), parts: Vec::new(), warm_standby: false }
     }
 
     /// Brings the definition of a kind.
@@ -99,6 +100,13 @@ impl Operator {
         self
     }
 
+    /// Replicas that do not lead fill their caches all the same; see [`ManagerBuilder::warm_standby`].
+    #[must_use]
+    pub fn warm_standby(mut self) -> Self {
+        self.warm_standby = true;
+        self
+    }
+
     /// The definitions that it brings.
     #[must_use]
     pub fn crds(&self) -> &[CustomResourceDefinition] {
@@ -110,6 +118,9 @@ impl Operator {
     #[must_use]
     pub fn manager(&self, client: Client, random: Source) -> ManagerBuilder {
         let mut manager = Manager::guarded(client, random).field_manager(self.name);
+        if self.warm_standby {
+            manager = manager.warm_standby();
+        }
         self.parts.iter().for_each(|add| add(&mut manager));
         manager
     }

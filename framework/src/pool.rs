@@ -12,6 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 use crate::{
     Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
     failing::Failing,
+    loops::{self, Circle, Loops},
     metrics::ControllerMetrics,
     queue::{Outcome, SharedQueue, Work},
 };
@@ -27,6 +28,7 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) hold: Duration,
     pub(crate) metrics: ControllerMetrics,
     pub(crate) failing: Failing,
+    pub(crate) loops: Arc<Loops>,
     /// Keys that wait for their own writes.
     pub(crate) holds: Mutex<JoinSet<()>>,
 }
@@ -49,6 +51,7 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
     async fn turn(&self, work: Work<Key>) {
         let key = work.item;
         let ticket = Ticket { queue: self.queue.clone(), key: key.clone(), outcome: Outcome::Backoff };
+        self.loops.begin(&key);
         let client = self.client.for_request();
         let request = Request {
             object: self.lister.get(&key),
@@ -67,11 +70,12 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         };
         self.metrics.active.dec();
         self.metrics.time.observe(begun.elapsed().as_secs_f64());
+        let circle = self.loops.end(&ticket.key, client.wrote());
         let outcome = match result {
             Ok(Ok(action)) => {
                 let took = begun.elapsed();
                 tracing::debug!(controller = self.name, key = %ticket.key, ?action, ?took, "reconciled");
-                self.failing.succeeded(self.name, &ticket.key);
+                self.went_well(&ticket.key, circle);
                 self.succeeded(action)
             }
             Ok(Err(error)) => self.failed(&ticket.key, &error),
@@ -95,6 +99,19 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
             }
             ticket.punch(outcome);
         });
+    }
+
+    /// A reconcile that went well, unless it goes on for ever.
+    fn went_well(&self, key: &Key, circle: Circle) {
+        match circle {
+            Circle::No => return self.failing.succeeded(self.name, key),
+            Circle::Still => {}
+            Circle::Found => {
+                self.metrics.write_loops.inc();
+                tracing::warn!(controller = self.name, %key, "reconcile runs in a circle: {}", loops::sentence());
+            }
+        }
+        self.failing.failed(self.name, key, loops::sentence());
     }
 
     fn succeeded(&self, action: Action) -> Outcome {

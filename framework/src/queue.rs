@@ -6,10 +6,14 @@
 //!
 //! A failing key waits longer each time. Events do not burn that back-off (kubernetes#132805): a run that an event
 //! brought forward, and that fails before its wait was over, leaves the wait as it was.
+//!
+//! [`Limits`] hold back what is ready: a key that ran just now goes back to the timers, a lane that has its share is
+//! parked until one of its keys is done, and while the rate is used up nothing is handed out.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::Hash,
+    ops::Bound,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -18,7 +22,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Key, key::FastMap, metrics::QueueMetrics};
+use crate::{Key, Limits, key::FastMap, metrics::QueueMetrics};
 
 /// Which of two keys is worked on first: the one with the higher priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,7 +117,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    fn delay(&self, failures: u32) -> Duration {
+    pub(crate) fn delay(&self, failures: u32) -> Duration {
         self.base.saturating_mul(1_u32 << failures.saturating_sub(1).min(30)).min(self.max)
     }
 }
@@ -130,6 +134,13 @@ struct State<T> {
     slots: FastMap<T, Slot>,
     ready: BTreeMap<std::cmp::Reverse<Priority>, Lanes<T>>,
     depth: usize,
+    limits: Limits,
+    /// How many items of a lane are worked on, while there is a limit to that.
+    busy: FastMap<String, usize>,
+    /// The rate is used up until then.
+    spent_until: Option<Instant>,
+    /// Items that are remembered until they may run again.
+    resting: VecDeque<(Instant, T)>,
     timers: BTreeMap<(Instant, u64), T>,
     sequence: u64,
     /// Until when one worker sleeps for the first timer; the others sleep until they are woken.
@@ -139,6 +150,8 @@ struct State<T> {
 
 struct Lanes<T> {
     turn: VecDeque<String>,
+    /// Lanes whose share is used up; they are out of turn.
+    parked: BTreeSet<String>,
     lanes: FastMap<String, VecDeque<T>>,
 }
 
@@ -153,23 +166,45 @@ impl<T: Item> Lanes<T> {
         self.lanes.insert(name, VecDeque::from([item]));
     }
 
-    /// The next item of the lane whose turn it is.
-    fn pop(&mut self) -> Option<T> {
-        let name = self.turn.pop_front()?;
-        let lane = self.lanes.get_mut(&name)?;
-        let item = lane.pop_front();
-        if lane.is_empty() {
-            self.lanes.remove(&name);
-        } else {
+    /// The next item of the lane whose turn it is, and that is not full.
+    fn pop(&mut self, is_full: impl Fn(&str) -> bool) -> Option<T> {
+        loop {
+            let name = self.turn.pop_front()?;
+            if is_full(&name) {
+                self.parked.insert(name);
+                continue;
+            }
+            let lane = self.lanes.get_mut(&name)?;
+            let item = lane.pop_front();
+            if lane.is_empty() {
+                self.lanes.remove(&name);
+            } else {
+                self.turn.push_back(name);
+            }
+            return item;
+        }
+    }
+
+    /// Puts the item that came last back to where it was.
+    fn put_back(&mut self, item: T) {
+        let name = item.lane().to_owned();
+        if self.turn.back() == Some(&name) {
+            self.turn.pop_back();
+        }
+        self.lanes.entry(name.clone()).or_default().push_front(item);
+        self.turn.push_front(name);
+    }
+
+    fn unpark(&mut self, name: &str) {
+        if let Some(name) = self.parked.take(name) {
             self.turn.push_back(name);
         }
-        item
     }
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { turn: VecDeque::new(), lanes: FastMap::default() }
+        Self { turn: VecDeque::new(), parked: BTreeSet::new(), lanes: FastMap::default() }
     }
 }
 
@@ -181,6 +216,8 @@ struct Slot {
     working: Option<Instant>,
     /// Added while it was worked on.
     again: Option<Priority>,
+    /// When it was handed out last, while there is a limit to how soon it may be again.
+    last: Option<Instant>,
     /// Waits in `timers`.
     timer: Option<(Instant, u64)>,
     timer_priority: Priority,
@@ -195,6 +232,7 @@ impl Slot {
             ready: None,
             working: None,
             again: None,
+            last: None,
             timer: None,
             timer_priority: Priority::NORMAL,
             failures: 0,
@@ -215,14 +253,24 @@ impl<T: Item> Fair<T> {
     /// An empty queue.
     #[must_use]
     pub fn new(backoff: Backoff) -> Self {
-        Self::measured(backoff, None)
+        Self::limited(backoff, Limits::default())
     }
 
-    pub(crate) fn measured(backoff: Backoff, metrics: Option<QueueMetrics>) -> Self {
+    /// An empty queue that hands out no more than these limits allow.
+    #[must_use]
+    pub fn limited(backoff: Backoff, limits: Limits) -> Self {
+        Self::measured(backoff, limits, None)
+    }
+
+    pub(crate) fn measured(backoff: Backoff, limits: Limits, metrics: Option<QueueMetrics>) -> Self {
         let state = State {
             slots: FastMap::default(),
             ready: BTreeMap::new(),
             depth: 0,
+            limits,
+            busy: FastMap::default(),
+            spent_until: None,
+            resting: VecDeque::new(),
             timers: BTreeMap::new(),
             sequence: 0,
             timekeeper: None,
@@ -303,10 +351,10 @@ struct Left {
 }
 
 impl Left {
-    fn of<T>(state: &State<T>) -> Self {
+    fn of<T: Item>(state: &State<T>) -> Self {
         Self {
             depth: i64::try_from(state.depth).unwrap_or(i64::MAX),
-            work: state.depth > 0 || (state.timekeeper.is_none() && !state.timers.is_empty()),
+            work: state.depth > 0 || (state.timekeeper.is_none() && state.first_timer().is_some()),
         }
     }
 }
@@ -378,9 +426,11 @@ impl<T: Item> Queue<T> for Fair<T> {
             Outcome::Backoff => due = Some(slot.fail(&self.backoff, now)),
         }
         let again = again.filter(|_| !(self.backoff.gate_events && outcome == Outcome::Backoff));
-        if due.is_none() && again.is_none() && slot.is_idle() {
+        let last = slot.last;
+        if due.is_none() && again.is_none() && slot.is_idle() && last.is_none() {
             state.slots.remove(item);
         }
+        state.released(item, last);
         match due {
             Some(due) if due > now => state.add_later(item.clone(), due, Priority::NORMAL),
             Some(_) => state.add_now(item.clone(), Priority::NORMAL, now),
@@ -484,29 +534,90 @@ impl<T: Item> State<T> {
     }
 
     fn pop(&mut self, now: Instant) -> Option<(Work<T>, Instant)> {
+        self.forget_rested(now);
+        self.spent_until = None;
+        let mut from = Bound::Unbounded;
         loop {
-            let mut first = self.ready.first_entry()?;
-            let priority = first.key().0;
-            let item = first.get_mut().pop();
-            if first.get().turn.is_empty() {
-                first.remove();
+            let (at, lanes) = self.ready.range_mut((from, Bound::Unbounded)).next()?;
+            let at = *at;
+            let (busy, share) = (&self.busy, self.limits.per_lane);
+            let is_full = |lane: &str| share.is_some_and(|n| busy.get(lane).is_some_and(|busy| *busy >= n));
+            let Some(item) = lanes.pop(is_full) else {
+                if lanes.lanes.is_empty() {
+                    self.ready.remove(&at);
+                } else {
+                    from = Bound::Excluded(at);
+                }
+                continue;
+            };
+            if lanes.lanes.is_empty() {
+                self.ready.remove(&at);
             }
-            let Some(slot) = item.as_ref().and_then(|item| self.slots.get_mut(item)) else { continue };
             // An item whose priority was raised left its old place behind.
-            if let (Some(item), Some((at, since))) = (item, slot.ready)
-                && at == priority
+            let Some((slot, since)) = self.slots.get_mut(&item).and_then(|slot| match slot.ready {
+                Some((priority, since)) if priority == at.0 => Some((slot, since)),
+                _ => None,
+            }) else {
+                continue;
+            };
+            if let Some(due) = self.limits.key_interval.and_then(|rest| Some(slot.last? + rest))
+                && due > now
             {
                 slot.ready = None;
-                slot.working = Some(now);
                 self.depth -= 1;
-                return Some((Work { item, priority, failures: slot.failures }, since));
+                self.add_later(item, due, at.0);
+                continue;
+            }
+            if let Some(limiter) = &self.limits.limiter
+                && let Err(until) = limiter.take(now)
+            {
+                self.spent_until = Some(until);
+                self.ready.entry(at).or_default().put_back(item);
+                return None;
+            }
+            slot.ready = None;
+            slot.working = Some(now);
+            slot.last = self.limits.key_interval.map(|_| now);
+            self.depth -= 1;
+            if share.is_some() {
+                *self.busy.entry(item.lane().to_owned()).or_default() += 1;
+            }
+            return Some((Work { item, priority: at.0, failures: slot.failures }, since));
+        }
+    }
+
+    /// An item is no longer worked on: its lane may go on, and it rests.
+    fn released(&mut self, item: &T, last: Option<Instant>) {
+        if let Some(due) = self.limits.key_interval.and_then(|rest| Some(last? + rest)) {
+            self.resting.push_back((due, item.clone()));
+        }
+        let Some(busy) = self.busy.get_mut(item.lane()) else { return };
+        *busy -= 1;
+        if *busy == 0 {
+            self.busy.remove(item.lane());
+        }
+        self.ready.values_mut().for_each(|lanes| lanes.unpark(item.lane()));
+    }
+
+    fn forget_rested(&mut self, now: Instant) {
+        while let Some((_, item)) = self.resting.pop_front_if(|(due, _)| *due <= now) {
+            let rest = self.limits.key_interval.unwrap_or_default();
+            if self.slots.get(&item).is_some_and(|s| s.is_idle() && s.last.is_none_or(|at| at + rest <= now))
+            {
+                self.slots.remove(&item);
             }
         }
     }
 
+    /// When there will be something to hand out that waits for its time, or for the rate.
+    fn first_timer(&self) -> Option<Instant> {
+        let timer = self.timers.first_key_value().map(|((due, _), _)| *due);
+        [timer, self.spent_until].into_iter().flatten().min()
+    }
+
     /// Makes the caller the timekeeper, if there is a timer that nobody sleeps for.
     fn keep_time(&mut self) -> Option<Instant> {
-        let until = self.timers.first_key_value()?.0.0;
+        let until = self.first_timer()?;
         if self.timekeeper.is_some_and(|kept| kept <= until) {
             return None;
         }

@@ -28,6 +28,15 @@ impl<T: Copy> Signal<T> {
         self.changed.notify_waiters();
     }
 
+    /// Makes the value another, and lets everybody look.
+    pub(crate) fn update(&self, next: impl FnOnce(T) -> T) {
+        {
+            let mut value = self.value.lock();
+            *value = next(*value);
+        }
+        self.changed.notify_waiters();
+    }
+
     /// Waits until the value is one that `wanted` takes.
     pub(crate) async fn wait_for(&self, mut wanted: impl FnMut(T) -> bool) {
         loop {

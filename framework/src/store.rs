@@ -108,6 +108,21 @@ impl<K: Object> Store<K> {
         Some(Delta::Deleted { last: Arc::new(last), observed: true })
     }
 
+    /// Says that an object is still there, though its state cannot be taken in.
+    pub(crate) fn touch(&self, key: &Key, stamp: Stamp) {
+        if let Some(entry) = self.inner.write().objects.get_mut(key) {
+            entry.stamp = stamp;
+        }
+    }
+
+    /// Takes out an object whose delete was seen, but not its final state.
+    pub(crate) fn forget(&self, key: &Key) -> Option<Delta<K>> {
+        let inner = &mut *self.inner.write();
+        let entry = inner.objects.remove(key)?;
+        inner.forget(key, &entry.object);
+        Some(Delta::Deleted { last: entry.object, observed: false })
+    }
+
     /// Takes out what the list of this stamp, now complete, did not name.
     pub(crate) fn sweep(&self, stamp: Stamp) -> Vec<Delta<K>> {
         let inner = &mut *self.inner.write();

@@ -40,6 +40,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Path and selectors: unlike those of any other watch.
+    pub(crate) fn name(&self) -> String {
+        let selectors = [&self.labels, &self.fields].into_iter().flatten();
+        selectors.fold(self.path.clone(), |name, selector| format!("{name}?{selector}"))
+    }
+
     pub(crate) fn list(&self, paged: bool, from: Option<&str>) -> http::Request<Body> {
         let mut query = Vec::new();
         if paged {

@@ -10,7 +10,7 @@ use kube::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use windlass::{EventType, Key, Recorder};
+use windlass::{EventType, Key, Recorder, discovery::Served};
 
 use super::{
     Heap,
@@ -18,7 +18,6 @@ use super::{
     graph::{FOREGROUND, Node, ORPHAN, Uid},
     kinds::Kinds,
 };
-use crate::discovery::Served;
 
 /// Owners known to be gone that are remembered; a uid never comes back.
 const ABSENT: usize = 5000;

@@ -1,27 +1,16 @@
-//! Which kinds there are: one metadata watch for each that can be listed, watched and deleted. Kinds come and go with
-//! custom resource definitions, whose changes are what discovery is asked again for.
+//! Which kinds there are: one metadata watch for each that can be listed, watched and deleted, for as long as it is served.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    kube_aggregator::pkg::apis::apiregistration::v1::APIService,
-};
 use kube::core::{DynamicObject, PartialObjectMeta};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use windlass::{BoxError, Delta, Informer, Informers, Scope, Subscription};
+use windlass::{BoxError, Delta, Informer, Informers, KindsChange, Scope, Subscription, discovery::Served};
 
 use super::{
     Heap,
     graph::{Node, Uid},
 };
-use crate::discovery::{self, Served};
 
-/// The wait for more definitions to change before discovery is asked.
-const CALM: Duration = Duration::from_secs(1);
-/// The wait before asking again for what could not be discovered.
-const AGAIN: Duration = Duration::from_secs(30);
 /// The longest wait for the first list of a new kind; later ones catch up by themselves.
 const FIRST_LIST: Duration = Duration::from_secs(30);
 /// Kinds that nothing owns and that come by the thousand.
@@ -32,59 +21,54 @@ type Meta = PartialObjectMeta<DynamicObject>;
 pub(super) struct Kinds {
     informers: Informers,
     heap: Heap,
+    served: windlass::Kinds,
     watched: Mutex<BTreeMap<Served, (Informer<Meta>, Subscription)>>,
-    changed: Arc<Notify>,
-    incomplete: Mutex<bool>,
 }
 
 impl Kinds {
     pub(super) fn new(informers: Informers, heap: Heap) -> Self {
-        Self {
-            informers,
-            heap,
-            watched: Mutex::default(),
-            changed: Arc::default(),
-            incomplete: Mutex::new(false),
-        }
+        let served = windlass::Kinds::new(&informers, |served| {
+            served.can(&["list", "watch", "delete"])
+                && !IGNORED.contains(&(served.group.as_str(), served.plural.as_str()))
+        });
+        Self { informers, heap, served, watched: Mutex::default() }
     }
 
     /// The kind that an owner reference names, in the version that is watched.
     pub(super) fn find(&self, group: &str, kind: &str) -> Option<Served> {
-        let watched = self.watched.lock();
-        watched.keys().find(|served| served.group == group && served.kind == kind).cloned()
+        self.served.find(group, kind)
     }
 
     /// The kind of this name, such as `deployments.apps`.
     pub(super) fn named(&self, name: &str) -> Option<Served> {
-        self.watched.lock().keys().find(|served| served.name() == name).cloned()
+        self.served.named(name)
     }
 
     /// Watches what is served now, and waits for the first lists.
     pub(super) async fn refresh(&self) -> Result<(), BoxError> {
-        let found = discovery::discover(self.informers.client()).await?;
-        *self.incomplete.lock() = !found.failures.is_empty();
-        let is_ours = |served: &Served| {
-            served.can(&["list", "watch", "delete"])
-                && !IGNORED.contains(&(served.group.as_str(), served.plural.as_str()))
-        };
-        let wanted: Vec<Served> = found.resources.into_iter().filter(is_ours).collect();
-        let mut syncing = Vec::new();
-        for served in &wanted {
-            if !self.watched.lock().contains_key(served) {
-                syncing.push(self.watch(served));
-            }
+        let change = self.served.refresh().await?;
+        self.follow_up(change).await;
+        Ok(())
+    }
+
+    /// Follows the definitions for ever.
+    pub(super) async fn follow(&self) {
+        loop {
+            let change = self.served.changed().await;
+            self.follow_up(change).await;
         }
-        if found.failures.is_empty() {
-            // What is no longer served has no objects: their deletes were seen by the watch.
-            let gone: Vec<_> =
-                self.watched.lock().extract_if(.., |served, _| !wanted.contains(served)).collect();
-            drop(gone);
-        }
+    }
+
+    async fn follow_up(&self, change: KindsChange) {
+        let syncing: Vec<_> = change.came.iter().map(|served| self.watch(served)).collect();
+        // What is no longer served has no objects: their deletes were seen by the watch.
+        let gone: Vec<_> =
+            self.watched.lock().extract_if(.., |served, _| change.went.contains(served)).collect();
+        drop(gone);
         let all = futures::future::join_all(syncing);
         if tokio::time::timeout(FIRST_LIST, all).await.is_err() {
-            tracing::warn!("some kinds could not be listed yet; garbage collection starts without them");
+            tracing::warn!("some kinds could not be listed yet; garbage collection goes on without them");
         }
-        Ok(())
     }
 
     fn watch(&self, served: &Served) -> impl Future<Output = ()> + Send + use<> {
@@ -94,27 +78,6 @@ impl Kinds {
         let synced = informer.synced();
         self.watched.lock().insert(served.clone(), (informer, subscription));
         synced
-    }
-
-    /// Follows the definitions for ever.
-    pub(super) async fn follow(&self) {
-        let definitions = self.informers.get::<PartialObjectMeta<CustomResourceDefinition>>(Scope::all());
-        let services = self.informers.get::<PartialObjectMeta<APIService>>(Scope::all());
-        let (one, two) = (self.changed.clone(), self.changed.clone());
-        let _definitions = definitions.subscribe(move |_| one.notify_one());
-        let _services = services.subscribe(move |_| two.notify_one());
-        loop {
-            let again = *self.incomplete.lock();
-            tokio::select! {
-                biased;
-                () = self.changed.notified() => tokio::time::sleep(CALM).await,
-                () = tokio::time::sleep(AGAIN), if again => {}
-            }
-            if let Err(error) = self.refresh().await {
-                tracing::warn!(%error, "discovery failed; the kinds stay as they are");
-                *self.incomplete.lock() = true;
-            }
-        }
     }
 }
 

@@ -7,9 +7,7 @@ use kube::{
     api::{DeleteParams, ListParams, PropagationPolicy},
     core::{DynamicObject, PartialObjectMeta},
 };
-use windlass::clock;
-
-use crate::discovery::Served;
+use windlass::{clock, discovery::Served};
 
 /// The objects of one kind that remain.
 #[derive(Debug, Default)]

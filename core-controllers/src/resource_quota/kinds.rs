@@ -12,7 +12,6 @@ use windlass::{
 use windlass_crd::quota::{self, Measure};
 
 use super::source::{Counted, Source, Typed};
-use crate::discovery;
 
 /// By group and plural.
 type Kind = (String, String);
@@ -64,7 +63,7 @@ impl Kinds {
     }
 
     async fn discover(&self, kind: &Kind) -> Result<Option<ApiResource>, BoxError> {
-        let found = discovery::discover(self.informers.client()).await?;
+        let found = windlass::discovery::discover(self.informers.client()).await?;
         let served = found.resources.into_iter().find(|served| {
             (&served.group, &served.plural) == (&kind.0, &kind.1)
                 && served.namespaced

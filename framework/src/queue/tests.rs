@@ -136,3 +136,87 @@ async fn shutting_down_wakes_every_worker() {
         assert!(worker.await.unwrap());
     }
 }
+
+/// Hands out until nothing is left at present, and says what.
+fn rush(queue: &Fair<Key>) -> Vec<String> {
+    std::iter::from_fn(|| queue.get().now_or_never().flatten()).map(|work| work.item.to_string()).collect()
+}
+
+fn limited(limits: Limits) -> Fair<Key> {
+    Fair::limited(Backoff::default(), limits)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_has_its_share_and_no_more() {
+    let queue = limited(Limits::default().per_namespace(2));
+    for i in 0..10_000 {
+        queue.add(Key::new(Some("big"), &i.to_string()), Add::default());
+    }
+    queue.add(Key::new(Some("small"), "0"), Add { priority: Priority::INITIAL, ..Add::default() });
+    assert_eq!(rush(&queue), ["big/0", "big/1", "small/0"], "a lower priority goes on behind a full lane");
+    queue.done(&Key::new(Some("small"), "0"), Outcome::Ok);
+    assert_eq!(rush(&queue), [""; 0]);
+    queue.done(&Key::new(Some("big"), "0"), Outcome::Ok);
+    assert_eq!(rush(&queue), ["big/2"]);
+    assert_eq!(queue.depth(), 9_997);
+    for n in 1..10_000 {
+        queue.done(&Key::new(Some("big"), &n.to_string()), Outcome::Ok);
+        let next = rush(&queue);
+        assert!(next.len() <= 1 && queue.state.lock().busy.values().all(|busy| *busy <= 2), "{next:?}");
+    }
+    let state = queue.state.lock();
+    assert!(state.slots.is_empty() && state.ready.is_empty() && state.busy.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_holds_back_without_losing_order() {
+    let queue = Arc::new(limited(Limits::default().rate(2.0, 3)));
+    for i in 0..6 {
+        queue.add(Key::new(Some(if i % 2 == 0 { "a" } else { "b" }), &i.to_string()), Add::default());
+    }
+    let (begun, seen) = (Instant::now(), Arc::new(Mutex::new(Vec::new())));
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (queue, seen) = (queue.clone(), seen.clone());
+        workers.spawn(async move {
+            while let Some(work) = queue.get().await {
+                seen.lock().push((work.item.name().to_owned(), begun.elapsed().as_millis()));
+                queue.done(&work.item, Outcome::Ok);
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    queue.shut_down();
+    workers.join_all().await;
+    let expected = [("0", 0), ("1", 0), ("2", 0), ("3", 500), ("4", 1000), ("5", 1500)];
+    let seen = seen.lock();
+    assert_eq!(seen.iter().map(|(key, at)| (key.as_str(), *at)).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_rests_between_runs() {
+    let queue = limited(Limits::default().key_interval(Duration::from_secs(5)));
+    let key = Key::new(Some("a"), "b");
+    let begun = Instant::now();
+    let mut runs = Vec::new();
+    queue.add(key.clone(), Add::default());
+    for _ in 0..3 {
+        let work = queue.get().await.unwrap();
+        runs.push(begun.elapsed().as_millis());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        queue.add(key.clone(), Add::default());
+        queue.done(&work.item, Outcome::Ok);
+        queue.add(Key::new(Some("a"), "other"), Add::default());
+        let other = queue.get().await.unwrap();
+        assert_eq!(other.item.name(), "other", "others do not wait for it");
+        queue.done(&other.item, Outcome::Drop);
+        tokio::time::advance(Duration::from_secs(3)).await;
+    }
+    assert_eq!(runs, [0, 5000, 10_000]);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(rush(&queue), ["a/b"]);
+    queue.done(&key, Outcome::Ok);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(rush(&queue), [""; 0]);
+    assert!(queue.state.lock().slots.is_empty(), "who has rested is forgotten");
+}

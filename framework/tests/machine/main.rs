@@ -1,8 +1,12 @@
 //! The framework against a scripted API server, under virtual time.
 
 mod controllers;
+mod daemons;
+mod dependents;
 mod fake;
 mod informers;
 mod leases;
 mod operators;
 mod regressions;
+mod reports;
+mod triggers;

@@ -1,6 +1,7 @@
-//! What a server serves: every resource that can be listed and deleted, in its preferred version.
+//! What a server serves: every resource, in the version that its group prefers.
 //!
 //! A group whose discovery fails, such as an aggregated API that is down, is reported and does not hide the others.
+//! Asks once; [`crate::Kinds`] asks again whenever definitions change.
 
 use std::collections::BTreeSet;
 
@@ -9,21 +10,45 @@ use kube::{Client, api::ApiResource};
 
 /// A resource as discovery describes it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Served {
-    pub(crate) group: String,
-    pub(crate) version: String,
-    pub(crate) kind: String,
-    pub(crate) plural: String,
-    pub(crate) namespaced: bool,
-    pub(crate) verbs: BTreeSet<String>,
+pub struct Served {
+    /// Empty for the core group.
+    pub group: String,
+    /// The version that the group prefers of those that have it.
+    pub version: String,
+    /// Such as `Deployment`.
+    pub kind: String,
+    /// Such as `deployments`.
+    pub plural: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done with it.
+    pub verbs: BTreeSet<String>,
 }
 
 impl Served {
-    pub(crate) fn can(&self, verbs: &[&str]) -> bool {
+    /// Whether all of these verbs can be done.
+    ///
+    /// ```
+    /// # use windlass::discovery::Served;
+    /// let pods = Served {
+    ///     group: String::new(),
+    ///     version: "v1".into(),
+    ///     kind: "Pod".into(),
+    ///     plural: "pods".into(),
+    ///     namespaced: true,
+    ///     verbs: ["get", "list", "watch"].map(String::from).into(),
+    /// };
+    /// assert!(pods.can(&["list", "watch"]) && !pods.can(&["list", "delete"]));
+    /// assert_eq!((pods.name().as_str(), pods.api_resource().api_version.as_str()), ("pods.", "v1"));
+    /// ```
+    #[must_use]
+    pub fn can(&self, verbs: &[&str]) -> bool {
         verbs.iter().all(|verb| self.verbs.contains(*verb))
     }
 
-    pub(crate) fn api_resource(&self) -> ApiResource {
+    /// The resource, for [`Informers::dynamic`](crate::Informers::dynamic) and kube's dynamic API.
+    #[must_use]
+    pub fn api_resource(&self) -> ApiResource {
         ApiResource {
             group: self.group.clone(),
             version: self.version.clone(),
@@ -37,17 +62,20 @@ impl Served {
         }
     }
 
-    /// `pods`, `deployments.apps`: as messages name it.
-    pub(crate) fn name(&self) -> String {
+    /// `pods.`, `deployments.apps`: as messages of controllers name it.
+    #[must_use]
+    pub fn name(&self) -> String {
         format!("{}.{}", self.plural, self.group)
     }
 }
 
 /// What was found, and what could not be asked.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) resources: BTreeSet<Served>,
-    pub(crate) failures: Vec<String>,
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The resources, without subresources.
+    pub resources: BTreeSet<Served>,
+    /// A line for each group and version that did not answer.
+    pub failures: Vec<String>,
 }
 
 impl Found {
@@ -70,7 +98,7 @@ impl Found {
 }
 
 /// Asks the server what it serves. An error means that not even the groups are known.
-pub(crate) async fn discover(client: &Client) -> kube::Result<Found> {
+pub async fn discover(client: &Client) -> kube::Result<Found> {
     let mut found = Found::default();
     match client.list_core_api_resources("v1").await {
         Ok(list) => found.add("", "v1", list.resources),
