@@ -11,17 +11,20 @@ pub(crate) fn names() -> BTreeSet<&'static str> {
     FILES.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect()
 }
 
-/// What `--help` says about them: each begins its README.md with a sentence about itself.
+/// What is special about a template, for `--help`.
+fn about(name: &str) -> &'static str {
+    match name {
+        "basic" => "a kind and its controller",
+        "webhook" => "hooks that fill in defaults and judge, and a policy",
+        "multi-version" => "a kind in three versions, and their conversion",
+        _ => "",
+    }
+}
+
+/// What `--help` says about the templates.
 pub(crate) fn help() -> String {
-    let about = |name: &str| {
-        let readme = files(name).find(|(path, _)| *path == "README.md");
-        let first = readme.and_then(|(_, text)| text.lines().find(|line| line.starts_with("An operator")));
-        let words = first.unwrap_or_default().trim_start_matches("An operator on Windlass");
-        let words = words.trim_start_matches([',', ' ']).trim_end_matches(['.', ':']);
-        if words.is_empty() { name.to_owned() } else { format!("{name} ({words})") }
-    };
-    let all: Vec<String> = names().into_iter().map(about).collect();
-    format!("What it starts from: {}", all.join(", "))
+    let all: Vec<String> = names().into_iter().map(|name| format!("{name}: {}", about(name))).collect();
+    format!("What it starts from: {}", all.join("; "))
 }
 
 /// The files of one template: their paths in it, and their texts.
@@ -30,4 +33,15 @@ pub(crate) fn files(template: &str) -> impl Iterator<Item = (&'static str, &'sta
         let (name, inside) = path.split_once('/')?;
         (name == template).then_some((inside, *text))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_has_a_word_for_each() {
+        assert!(names().contains("basic"));
+        assert!(names().into_iter().all(|name| !about(name).is_empty()), "{}", help());
+    }
 }

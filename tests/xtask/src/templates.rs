@@ -28,7 +28,9 @@ fn try_out(template: &str) -> anyhow::Result<()> {
         fs::remove_dir_all(&dir)?;
     }
     let mut new = std::process::Command::new(host::target().join("debug/windlass"));
-    new.args(["new", "guest-book-operator", "--group", "inns.example.org", "--template", template, "--dir"]);
+    // Each under a name of its own: packages of one name are one to cargo when they share a folder.
+    let name = format!("guest-{template}-operator");
+    new.args(["new", &name, "--group", "inns.example.org", "--template", template, "--dir"]);
     host::run(new.arg(&dir).stdout(Stdio::null()))?;
     ensure!(left_over(&dir)?.is_empty(), "names of the template are left in {:?}", left_over(&dir)?);
     let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
