@@ -156,7 +156,6 @@ impl Manager {
     }
 
     /// Says whether everything is ready, as `/readyz` does; may be asked while the manager runs.
-    #[must_use]
     pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let checks = self.checks.clone();
         move || checks.report().0

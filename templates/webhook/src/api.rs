@@ -1,4 +1,5 @@
-//! The kind TemplateName: what people ask for, and what they are told.
+//! The kind TemplateName: what people ask for, and what they are told. It has no scale: what is changed by way of a scale, no
+//! webhook of the kind is asked about.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,6 @@ use windlass::{CustomResource, Schema};
     namespaced,
     doc = "An image that runs in so many replicas.",
     status = "TemplateNameStatus",
-    scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.readyReplicas"),
     printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
 )]

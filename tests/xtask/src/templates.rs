@@ -42,9 +42,25 @@ fn try_out(template: &str) -> anyhow::Result<()> {
     cargo(&["fmt", "--check"])?;
     cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
     cargo(&["test", "--quiet"])?;
-    let mut check = std::process::Command::new(host::target().join("debug/windlass"));
-    check.args(["crd", "check"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
-    host::run(&mut check)
+    let windlass = |args: &str| {
+        let mut command = std::process::Command::new(host::target().join("debug/windlass"));
+        command.args(args.split_whitespace()).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
+        host::run(&mut command)
+    };
+    windlass("crd check")?;
+
+    // Whatever it began as, it is added to.
+    windlass("add api FrontPage")?;
+    windlass("add controller FrontPage")?;
+    windlass("add webhook FrontPage")?;
+    cargo(&["fmt", "--check"])?;
+    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
+    match template {
+        "basic" => cargo(&["test", "--quiet"])?,
+        // What was there already was tried before.
+        _ => cargo(&["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"])?,
+    }
+    windlass("crd check")
 }
 
 /// The files in which a name of the template was not replaced.
