@@ -39,7 +39,7 @@ impl Checks {
     }
 
     /// Whether all pass, and one line for each.
-    fn report(&self) -> (bool, String) {
+    pub(crate) fn report(&self) -> (bool, String) {
         let mut ready = true;
         let mut out = String::new();
         for (name, check) in &self.0 {

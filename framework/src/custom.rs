@@ -15,7 +15,7 @@ use windlass_crd::conversion;
 
 pub use check::Invalid;
 pub use definition::{Extend, definition};
-pub use kind::{Kind, check_round_trips};
+pub use kind::{Kind, check_round_trips, draw};
 
 /// A custom kind whose declaration is known: what `#[derive(windlass::CustomResource)]` implements.
 pub trait CustomResource:

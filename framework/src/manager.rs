@@ -7,12 +7,13 @@
 use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BoxError, CachedClient, Informers, Lease, Metrics, Recorder, Rules,
+    BoxError, CachedClient, Endpoint, Informers, Lease, Metrics, Recorder, Rules,
     admin::{Admin, Checks},
     guard::Guard,
     random::Source,
@@ -43,6 +44,21 @@ pub trait Runnable: Send + Sync + 'static {
     /// [`ManagerBuilder::warm_standby`].
     fn warm(&self, _cx: &RunCx) {}
 
+    /// Where an API server asks it, if one does.
+    fn endpoint(&self) -> Option<Endpoint> {
+        None
+    }
+
+    /// The definitions that it keeps in place.
+    fn definitions(&self) -> Vec<CustomResourceDefinition> {
+        Vec::new()
+    }
+
+    /// Whether it can be asked by now; an error is the reason why not.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Runs until `cx.stop` is cancelled.
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>>;
 }
@@ -60,6 +76,9 @@ pub struct RunCx {
     pub random: Source,
     /// Cancelled when the part has to stop.
     pub stop: CancellationToken,
+    /// Connections that come otherwise than by sockets.
+    #[cfg(feature = "webhook")]
+    pub(crate) doors: crate::webhook::Doors,
 }
 
 impl RunCx {
@@ -93,6 +112,8 @@ pub struct ManagerBuilder {
     checks: Checks,
     guard: Option<Guard>,
     rules: Rules,
+    #[cfg(feature = "webhook")]
+    doors: crate::webhook::Doors,
 }
 
 impl Manager {
@@ -117,6 +138,8 @@ impl Manager {
             checks: Checks::default(),
             guard: None,
             rules: Rules::default(),
+            #[cfg(feature = "webhook")]
+            doors: crate::webhook::Doors::default(),
         }
     }
 
@@ -138,6 +161,12 @@ impl Manager {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.cx.metrics
+    }
+
+    /// Says whether everything is ready, as `/readyz` does; may be asked while the manager runs.
+    pub fn readiness(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let checks = self.checks.clone();
+        move || checks.report().0
     }
 
     /// Runs everything until `shutdown` resolves, then stops it in reverse order.
@@ -278,6 +307,27 @@ impl ManagerBuilder {
         rules
     }
 
+    /// Where API servers ask the parts that were added so far.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.parts.iter().filter_map(|part| part.endpoint()).collect()
+    }
+
+    /// The definitions that the parts that were added so far keep in place.
+    #[must_use]
+    pub fn definitions(&self) -> Vec<CustomResourceDefinition> {
+        self.parts.iter().flat_map(|part| part.definitions()).collect()
+    }
+
+    /// Lets the webhooks behind a Service take their connections from here, not from a socket: as a test's cluster hands
+    /// them over.
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn connections(self, service: &str, connections: crate::webhook::Connections) -> Self {
+        self.doors.put(service, connections);
+        self
+    }
+
     /// Adds a part. Parts start in the order in which they were added.
     pub fn add(&mut self, part: impl Runnable) -> &mut Self {
         self.parts.push(Arc::new(part));
@@ -299,12 +349,18 @@ impl ManagerBuilder {
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());
         self.checks.add("informer-sync", synced);
+        let asked: Vec<_> = self.parts.iter().filter(|part| part.endpoint().is_some()).cloned().collect();
+        if !asked.is_empty() {
+            self.checks.add("webhooks", move || asked.iter().try_for_each(|part| part.ready()));
+        }
         let cx = RunCx {
             client: CachedClient::new(&self.informers, &self.field_manager),
             informers: self.informers,
             metrics: self.metrics,
             random: self.random,
             stop: CancellationToken::new(),
+            #[cfg(feature = "webhook")]
+            doors: self.doors,
         };
         Manager {
             parts: self.parts,

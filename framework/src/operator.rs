@@ -18,8 +18,9 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{BoxError, Lease, Manager, ManagerBuilder, Rules, random::Source};
+use crate::{BoxError, Endpoint, Lease, Manager, ManagerBuilder, Rules, random::Source};
 
 use args::{Command, Flags};
 
@@ -56,6 +57,7 @@ const DESCRIPTION: u32 = 1;
 pub struct Operator {
     name: &'static str,
     crds: Vec<CustomResourceDefinition>,
+    objects: Vec<Value>,
     parts: Vec<Box<dyn Fn(&mut ManagerBuilder) + Send + Sync>>,
     warm_standby: bool,
 }
@@ -71,13 +73,19 @@ pub struct Description {
     pub crds: Vec<CustomResourceDefinition>,
     /// What it needs from the API, leader election included.
     pub rules: Rules,
+    /// Where API servers ask it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Endpoint>,
+    /// What else it brings, of no namespace: policies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Value>,
 }
 
 impl Operator {
     /// An operator of this name, which has to be one that a Kubernetes object can have.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, crds: Vec::new(), parts: Vec::new(), warm_standby: false }
+        Self { name, crds: Vec::new(), objects: Vec::new(), parts: Vec::new(), warm_standby: false }
     }
 
     /// Brings the definition of a kind.
@@ -90,6 +98,14 @@ impl Operator {
     #[must_use]
     pub fn definition(mut self, definition: CustomResourceDefinition) -> Self {
         self.crds.push(definition);
+        self
+    }
+
+    /// Brings rules that API servers hold objects to by themselves.
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn policy(mut self, policy: &crate::webhook::Policy) -> Self {
+        self.objects.extend(policy.objects());
         self
     }
 
@@ -107,7 +123,7 @@ impl Operator {
         self
     }
 
-    /// The definitions that it brings.
+    /// The definitions that it brings; those that its webhooks convert are in its description.
     #[must_use]
     pub fn crds(&self) -> &[CustomResourceDefinition] {
         &self.crds
@@ -131,9 +147,25 @@ impl Operator {
         let nobody = tower::service_fn(|_: Request<Body>| {
             std::future::pending::<Result<Response<Body>, Infallible>>()
         });
-        let mut rules = self.manager(Client::new(nobody, "default"), Source::seeded(0)).rules();
+        let manager = self.manager(Client::new(nobody, "default"), Source::seeded(0));
+        let mut rules = manager.rules();
         rules.allow_lease(self.name);
-        Description { windlass: DESCRIPTION, name: self.name.to_owned(), crds: self.crds.clone(), rules }
+        let mut crds = self.crds.clone();
+        let known =
+            |crds: &[CustomResourceDefinition], name| crds.iter().any(|crd| crd.metadata.name == name);
+        for definition in manager.definitions() {
+            if !known(&crds, definition.metadata.name.clone()) {
+                crds.push(definition);
+            }
+        }
+        Description {
+            windlass: DESCRIPTION,
+            name: self.name.to_owned(),
+            crds,
+            rules,
+            webhooks: manager.endpoints(),
+            objects: self.objects.clone(),
+        }
     }
 
     /// The operator as a program: does what the arguments of the process say. Logs are the caller's to set up, and

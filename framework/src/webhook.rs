@@ -14,12 +14,17 @@ mod review;
 mod server;
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use futures::future::BoxFuture;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -27,7 +32,7 @@ use tokio::{
 };
 
 use crate::{
-    BoxError, Place, Rules, RunCx, Runnable, Verbs,
+    BoxError, Endpoint, Place, Rules, RunCx, Runnable, Verbs,
     custom::{CustomResource, Kind},
 };
 
@@ -172,11 +177,31 @@ pub struct Webhooks {
     pub(crate) kinds: Vec<Kind>,
     /// Registered at the first start.
     counts: OnceLock<metrics::Counts>,
+    /// Certificates and configurations have been in order once.
+    ready: AtomicBool,
 }
 
+/// Connections that several starts take turns at.
+type Shared = Arc<Mutex<Connections>>;
+
+#[derive(Clone)]
 enum Listen {
     Address(SocketAddr),
-    Connections(Arc<Mutex<Connections>>),
+    Connections(Shared),
+}
+
+/// Connections for the webhooks behind each Service, in the place of their sockets.
+#[derive(Clone, Default)]
+pub(crate) struct Doors(Arc<parking_lot::Mutex<BTreeMap<String, Shared>>>);
+
+impl Doors {
+    pub(crate) fn put(&self, service: &str, connections: Connections) {
+        self.0.lock().insert(service.to_owned(), Arc::new(Mutex::new(connections)));
+    }
+
+    fn of(&self, service: &str) -> Option<Listen> {
+        self.0.lock().get(service).cloned().map(Listen::Connections)
+    }
 }
 
 impl Webhooks {
@@ -192,6 +217,7 @@ impl Webhooks {
             handlers: Vec::new(),
             kinds: Vec::new(),
             counts: OnceLock::new(),
+            ready: AtomicBool::new(false),
         }
     }
 
@@ -275,6 +301,33 @@ impl Runnable for Webhooks {
             rules.allow_named(Place::Everywhere, group, resource, name, write);
             rules.allow_resource(Place::Everywhere, group, resource, Verbs::CREATE);
         }
+    }
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        let listens = match &self.listen {
+            Listen::Address(address) => address.port(),
+            Listen::Connections(_) => PORT,
+        };
+        let mut configurations = self.configurations("");
+        configurations.retain(|object| object["kind"] != "CustomResourceDefinition");
+        let path = |kind: &Kind| (kind.name().to_owned(), configuration::convert_path(kind.name()));
+        Some(Endpoint {
+            service: self.service.clone(),
+            port: self.port,
+            listens,
+            certificates: self.certificates.dir().map(|dir| dir.to_string_lossy().into_owned()),
+            configurations,
+            conversions: self.kinds.iter().map(path).collect(),
+        })
+    }
+
+    fn definitions(&self) -> Vec<CustomResourceDefinition> {
+        self.kinds.iter().map(Kind::definition).collect()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let ready = self.ready.load(Ordering::Relaxed);
+        ready.then_some(()).ok_or_else(|| format!("{} has no certificate yet", self.service))
     }
 
     fn run(&self, cx: RunCx) -> BoxFuture<'_, Result<(), BoxError>> {

@@ -23,6 +23,7 @@ mod explore;
 mod faults;
 mod listen;
 mod nodes;
+mod operators;
 mod snapshot;
 mod transcript;
 mod waits;
@@ -57,6 +58,7 @@ pub use explore::{Explorer, explore};
 pub use faults::{Fault, Faults, Injected};
 pub use listen::Listening;
 pub use nodes::{Process, ScriptedPods};
+pub use operators::RunningOperator;
 pub use snapshot::Snapshot;
 pub use transcript::{Asked, Line, Write};
 

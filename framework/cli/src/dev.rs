@@ -6,6 +6,7 @@
 
 mod build;
 mod show;
+mod webhooks;
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
@@ -49,7 +50,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     let stage = Stage::set(options).await?;
     let mut sources = build::Sources::of(&options.project);
     let mut running: Option<Running> = None;
-    let mut shown = Vec::new();
+    let mut shown = Shown::default();
     let stopped = windlass::told_to_stop();
     tokio::pin!(stopped);
     loop {
@@ -95,7 +96,14 @@ struct Stage {
     /// Where the operator finds it; without one it looks for itself.
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
-    _memory: Option<TestCluster>,
+    memory: Option<TestCluster>,
+}
+
+/// What goes on beside the operator, and is renewed with it.
+#[derive(Default)]
+struct Shown {
+    events: Vec<Subscription>,
+    led: Option<webhooks::Led>,
 }
 
 impl Stage {
@@ -107,7 +115,7 @@ impl Stage {
                 client: options.kubeconfig.client().await?,
                 kubeconfig,
                 context,
-                _memory: None,
+                memory: None,
             });
         }
         let cluster = test_cluster::start(&["*"], options.nodes, 1).await;
@@ -120,7 +128,7 @@ impl Stage {
         listening.write_kubeconfig(&file)?;
         let file = file.canonicalize()?;
         println!("dev     a cluster in memory: export KUBECONFIG={}", file.display());
-        Ok(Self { client: cluster.client(), kubeconfig: Some(file), context: None, _memory: Some(cluster) })
+        Ok(Self { client: cluster.client(), kubeconfig: Some(file), context: None, memory: Some(cluster) })
     }
 
     /// Builds the operator, installs what it brings, and puts it in the place of the one that runs.
@@ -128,7 +136,7 @@ impl Stage {
         &self,
         options: &Options,
         running: &mut Option<Running>,
-        shown: &mut Vec<Subscription>,
+        shown: &mut Shown,
     ) -> anyhow::Result<()> {
         println!("dev     building");
         let program = build::build(&options.project).await?;
@@ -138,8 +146,10 @@ impl Stage {
         let description: Description = serde_json::from_slice(&output.stdout)
             .context("it does not say of itself what an operator of Windlass says")?;
         description.install_definitions(&self.client).await?;
+        description.install_policies(&self.client).await?;
         // Before anything can happen, and following the newest definitions.
-        *shown = show::everything(&self.client, &description).await;
+        shown.events = show::everything(&self.client, &description).await;
+        shown.led = self.memory.as_ref().map(|cluster| webhooks::lead(cluster, &description));
         if let Some(old) = running.take() {
             old.end().await;
         }

@@ -1,5 +1,6 @@
 //! `windlass`: from an empty folder to a tested, shipped operator.
 
+mod add;
 mod cluster;
 mod crd;
 mod dev;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Begin an operator in a new folder
     New(new::Options),
+    /// Add a kind, a controller or webhooks to an operator
+    Add(add::Options),
     /// The definitions of an operator's kinds: print, check, install, compare
     Crd(crd::Options),
     /// The rights that an operator needs, from what it registered
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::New(options) => new::run(&options),
+        Command::Add(options) => add::run(&options),
         Command::Crd(options) => wait(crd::run(&options)),
         Command::Rbac(options) => rbac::run(&options),
         Command::Manifests(options) => manifests::run(&options),

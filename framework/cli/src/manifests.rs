@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use windlass::Description;
+use windlass::{Description, Endpoint};
 
 use crate::{output, project::Project, rbac};
 
@@ -118,6 +118,8 @@ impl Shipment {
         all.extend(self.definitions()?);
         all.extend(self.rights()?);
         all.push(self.deployment());
+        all.extend(self.services());
+        all.extend(self.asking());
         Ok(all)
     }
 
@@ -132,8 +134,38 @@ impl Shipment {
         })
     }
 
+    /// The definitions; those in several versions name the operator as their converter.
     fn definitions(&self) -> anyhow::Result<Vec<Value>> {
+        let all = self.description.definitions(&self.namespace);
+        Ok(all.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    }
+
+    /// The same for a namespace that nobody knows yet: the operator itself says where it converts.
+    fn definitions_of_no_place(&self) -> anyhow::Result<Vec<Value>> {
         Ok(self.description.crds.iter().map(serde_json::to_value).collect::<Result<_, _>>()?)
+    }
+
+    /// What leads API servers to the operator's webhooks.
+    fn services(&self) -> Vec<Value> {
+        let service = |endpoint: &Endpoint| {
+            json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": { "name": endpoint.service, "namespace": self.namespace, "labels": self.labels() },
+                "spec": {
+                    "selector": self.labels(),
+                    "ports": [{ "name": "webhooks", "port": endpoint.port, "targetPort": endpoint.listens }],
+                },
+            })
+        };
+        self.description.webhooks.iter().map(service).collect()
+    }
+
+    /// What makes API servers ask, and the rules that they hold objects to by themselves. It comes last: from then on what
+    /// fails closed waits for the operator.
+    fn asking(&self) -> Vec<Value> {
+        let policies = self.description.objects.iter().cloned();
+        policies.chain(self.description.configurations(&self.namespace)).collect()
     }
 
     fn rights(&self) -> anyhow::Result<Vec<Value>> {
@@ -156,11 +188,23 @@ impl Shipment {
     /// A pod that may run where security is restricted.
     fn deployment_spec(&self) -> Value {
         let probe = |path: &str| json!({ "httpGet": { "path": path, "port": "admin" } });
-        let container = json!({
+        let mut ports = vec![json!({ "name": "admin", "containerPort": ADMIN })];
+        let (mut volumes, mut mounts) = (Vec::new(), Vec::new());
+        for (at, endpoint) in self.description.webhooks.iter().enumerate() {
+            let name = if at == 0 { "webhooks".to_owned() } else { format!("webhooks-{at}") };
+            ports.push(json!({ "name": name, "containerPort": endpoint.listens }));
+            if let Some(dir) = &endpoint.certificates {
+                // As cert-manager would write it.
+                let secret = format!("{}-tls", endpoint.service);
+                volumes.push(json!({ "name": name, "secret": { "secretName": secret } }));
+                mounts.push(json!({ "name": name, "mountPath": dir, "readOnly": true }));
+            }
+        }
+        let mut container = json!({
             "name": "operator",
             "image": self.image,
             "args": ["run", "--leader-elect", format!("--admin=0.0.0.0:{ADMIN}")],
-            "ports": [{ "name": "admin", "containerPort": ADMIN }],
+            "ports": ports,
             "livenessProbe": probe("/livez"),
             "readinessProbe": probe("/readyz"),
             "resources": {
@@ -173,7 +217,7 @@ impl Shipment {
                 "readOnlyRootFilesystem": true,
             },
         });
-        json!({
+        let mut spec = json!({
             "replicas": self.replicas,
             "selector": { "matchLabels": self.labels() },
             "template": {
@@ -182,9 +226,14 @@ impl Shipment {
                     "serviceAccountName": self.description.name,
                     "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
                     "terminationGracePeriodSeconds": 15,
-                    "containers": [container],
                 },
             },
-        })
+        });
+        if !mounts.is_empty() {
+            container["volumeMounts"] = mounts.into();
+            spec["template"]["spec"]["volumes"] = volumes.into();
+        }
+        spec["template"]["spec"]["containers"] = json!([container]);
+        spec
     }
 }

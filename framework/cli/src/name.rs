@@ -83,30 +83,85 @@ const TAKEN: &[&str] = &[
 const TAKEN_KINDS: &[&str] = &[
     "Action",
     "Api",
+    "Arc",
+    "Asked",
+    "BTreeMap",
+    "Body",
+    "Box",
+    "Budget",
     "Builder",
+    "Certificates",
+    "Client",
+    "Clone",
     "Condition",
     "ConfigMap",
     "Container",
     "Controller",
+    "CustomResource",
+    "CustomResourceDefinition",
+    "Debug",
+    "Default",
+    "Defaults",
+    "Denied",
     "Deployment",
+    "DeploymentSpec",
+    "Deserialize",
+    "Duration",
+    "Eq",
+    "Err",
     "Error",
+    "EventType",
     "Faults",
+    "Hook",
     "Identity",
+    "Informer",
+    "Informers",
+    "Instant",
+    "IntOrString",
+    "Key",
+    "Kind",
+    "LabelSelector",
+    "ManagerBuilder",
+    "Mutate",
+    "Mutex",
     "Namespace",
+    "Namespaces",
+    "None",
+    "ObjectMeta",
+    "Ok",
     "Operator",
     "Option",
+    "Ord",
     "Patch",
     "Pod",
+    "PodSpec",
+    "Policy",
     "Reconcile",
+    "Reconciler",
     "Request",
     "Result",
+    "Review",
+    "Rollout",
+    "Rules",
+    "RunningOperator",
+    "Schema",
+    "Scope",
     "Secret",
     "Self",
+    "Send",
+    "Serialize",
     "Service",
+    "Some",
     "Source",
     "Status",
     "String",
+    "Sync",
+    "TestCluster",
+    "Validate",
+    "Value",
     "Vec",
+    "Verdict",
+    "Webhooks",
     "World",
 ];
 
@@ -133,16 +188,9 @@ impl Names {
     pub(crate) fn new(name: &str, kind: Option<&str>, group: &str) -> anyhow::Result<Self> {
         check(name)?;
         let kind = kind.map_or_else(|| kind_of(name), str::to_owned);
-        let letters = kind.chars().all(|c| c.is_ascii_alphanumeric());
-        let begins = kind.starts_with(|c: char| c.is_ascii_uppercase());
-        ensure!(
-            letters && begins && kind.len() <= LONGEST,
-            "{kind:?} is no kind: it is written as in GuestBook"
-        );
+        check_kind_shape(&kind)?;
         ensure!(!TAKEN_KINDS.contains(&kind.as_str()), "the kind {kind} is taken; --kind names another");
-        let labels: Vec<&str> = group.split('.').collect();
-        let good = labels.len() > 1 && labels.iter().all(|label| is_label(label)) && group.len() <= 253;
-        ensure!(good, "{group:?} is no group: it is a domain, as in example.com");
+        check_group(group)?;
         Ok(Self {
             kebab: name.to_owned(),
             snake: name.replace('-', "_"),
@@ -166,6 +214,52 @@ impl Names {
         ];
         table.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
     }
+}
+
+/// Whether a project can have a kind of this name.
+///
+/// # Errors
+/// A sentence that says why not.
+pub(crate) fn check_kind(kind: &str) -> anyhow::Result<()> {
+    check_kind_shape(kind)?;
+    let module = words(kind).join("_");
+    let taken = TAKEN_KINDS.contains(&kind) || TAKEN.contains(&module.replace('_', "-").as_str());
+    ensure!(!taken && module != "lib" && module != "main", "the name {kind} is taken already");
+    Ok(())
+}
+
+fn check_kind_shape(kind: &str) -> anyhow::Result<()> {
+    let letters = kind.chars().all(|c| c.is_ascii_alphanumeric());
+    let begins = kind.starts_with(|c: char| c.is_ascii_uppercase());
+    ensure!(letters && begins && kind.len() <= LONGEST, "{kind:?} is no kind: it is written as in GuestBook");
+    Ok(())
+}
+
+/// Whether this is a group.
+///
+/// # Errors
+/// A sentence that says that it is not.
+pub(crate) fn check_group(group: &str) -> anyhow::Result<()> {
+    let labels: Vec<&str> = group.split('.').collect();
+    let good = labels.len() > 1 && labels.iter().all(|label| is_label(label)) && group.len() <= 253;
+    ensure!(good, "{group:?} is no group: it is a domain, as in example.com");
+    Ok(())
+}
+
+/// The words of a kind: `guest` and `book` of `GuestBook`, `http` and `route` of `HTTPRoute`.
+pub(crate) fn words(kind: &str) -> Vec<String> {
+    let letters: Vec<char> = kind.chars().collect();
+    let mut words: Vec<String> = Vec::new();
+    for (at, letter) in letters.iter().enumerate() {
+        let after_lower = at > 0 && !letters[at - 1].is_ascii_uppercase();
+        let before_lower = letters.get(at + 1).is_some_and(char::is_ascii_lowercase);
+        let begins = at == 0 || letter.is_ascii_uppercase() && (after_lower || before_lower);
+        match words.last_mut() {
+            Some(word) if !begins => word.push(letter.to_ascii_lowercase()),
+            _ => words.push(letter.to_ascii_lowercase().to_string()),
+        }
+    }
+    words
 }
 
 fn check(name: &str) -> anyhow::Result<()> {
@@ -218,8 +312,28 @@ mod tests {
             "guest-book-operator guest_book_operator GuestBook guestbooks"
         );
         assert_eq!(names("box2-fox"), "box2-fox box2_fox Box2Fox box2foxes");
-        assert_eq!(names("policy"), "policy policy Policy policies");
+        assert_eq!(names("remedy"), "remedy remedy Remedy remedies");
         assert_eq!(names("relay"), "relay relay Relay relays");
+    }
+
+    #[test]
+    fn a_kind_falls_into_words() {
+        let table = [
+            ("GuestBook", "guest book"),
+            ("HTTPRoute", "http route"),
+            ("Box2Fox", "box2 fox"),
+            ("DaemonSetURL", "daemon set url"),
+            ("A", "a"),
+        ];
+        for (kind, expected) in table {
+            assert_eq!(words(kind).join(" "), expected);
+        }
+        assert_eq!(check_kind("Pod").unwrap_err().to_string(), "the name Pod is taken already");
+        assert_eq!(check_kind("Match").unwrap_err().to_string(), "the name Match is taken already");
+        assert_eq!(
+            check_kind("page").unwrap_err().to_string(),
+            "\"page\" is no kind: it is written as in GuestBook"
+        );
     }
 
     #[test]

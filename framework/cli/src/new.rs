@@ -21,8 +21,8 @@ const HOUSE: &str = "path = \"../../";
 pub(crate) struct Options {
     /// The operator's name, as in guest-book; a folder of this name is made
     name: String,
-    /// What it starts from: basic, dynamic or scheduler-plugin
-    #[arg(long, default_value = "basic")]
+    /// What it starts from
+    #[arg(long, default_value = "basic", value_name = "TEMPLATE", help = templates::help())]
     template: String,
     /// Another folder than ./NAME
     #[arg(long)]

@@ -11,10 +11,37 @@ pub(crate) fn names() -> BTreeSet<&'static str> {
     FILES.iter().filter_map(|(path, _)| Some(path.split_once('/')?.0)).collect()
 }
 
+/// What is special about a template, for `--help`.
+fn about(name: &str) -> &'static str {
+    match name {
+        "basic" => "a kind and its controller",
+        "webhook" => "hooks that fill in defaults and judge, and a policy",
+        "multi-version" => "a kind in three versions, and their conversion",
+        _ => "",
+    }
+}
+
+/// What `--help` says about the templates.
+pub(crate) fn help() -> String {
+    let all: Vec<String> = names().into_iter().map(|name| format!("{name}: {}", about(name))).collect();
+    format!("What it starts from: {}", all.join("; "))
+}
+
 /// The files of one template: their paths in it, and their texts.
 pub(crate) fn files(template: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     FILES.iter().filter_map(move |(path, text)| {
         let (name, inside) = path.split_once('/')?;
         (name == template).then_some((inside, *text))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_has_a_word_for_each() {
+        assert!(names().contains("basic"));
+        assert!(names().into_iter().all(|name| !about(name).is_empty()), "{}", help());
+    }
 }

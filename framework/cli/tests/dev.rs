@@ -46,7 +46,7 @@ impl Dev {
         script(
             &operator,
             &format!(
-                "case $1 in describe) cat {} ;; run) echo \"operator started: $*\"; trap 'echo operator told to end; exit' TERM; \
+                "case $1 in describe) cat {} ;; run) trap 'echo operator told to end; exit' TERM; echo \"operator started: $*\"; \
                  grep -q ends src/main.rs && exit 3; while :; do sleep 0.1; done ;; esac",
                 description.display()
             ),

@@ -80,7 +80,10 @@ fn what_cannot_be_made_changes_nothing() {
             "windlass: \"Full\" is no name for an operator: it is written as in guest-book, and begins with a letter",
         ),
         ("new pod", "windlass: the kind Pod is taken; --kind names another"),
-        ("new a --template nothing", "windlass: \"nothing\" is no template; there are: basic"),
+        (
+            "new a --template nothing",
+            "windlass: \"nothing\" is no template; there are: basic, multi-version, webhook",
+        ),
         ("new a --path /nowhere", "windlass: /nowhere is no checkout of Windlass"),
         ("new a --git \"", "windlass: \"\\\"\" is no address of a Git repository"),
         (

@@ -5,17 +5,53 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Mutex,
 };
 
 use expect_test::expect;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::{
     Api,
     api::{DynamicObject, ListParams, PostParams},
     core::GroupVersionKind,
 };
 use minicluster::TestCluster;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use windlass::{
+    CustomResource, Operator,
+    custom::Kind,
+    webhook::{Certificates, Denied, Hook, Policy, Review, Validate, Webhooks},
+};
+
+mod v1 {
+    use super::*;
+
+    #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
+    #[kube(group = "harbour.dev", version = "v1", kind = "Buoy", namespaced)]
+    pub(super) struct BuoySpec {
+        depth: u32,
+    }
+}
+
+mod v1beta1 {
+    use super::*;
+
+    #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
+    #[kube(group = "harbour.dev", version = "v1beta1", kind = "Buoy", namespaced, storage = false)]
+    #[windlass(hub = v1::Buoy, moved("/spec/metres" => "/spec/depth"))]
+    pub(super) struct BuoySpec {
+        metres: u32,
+    }
+}
+
+struct Nothing;
+
+impl Validate<ConfigMap> for Nothing {
+    async fn validate(&self, _: &Review<ConfigMap>) -> Result<(), Denied> {
+        Ok(())
+    }
+}
 
 fn folder(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -225,6 +261,105 @@ fn a_bundle_asks_for_the_same_rights() {
         let (label, value) = line.split_once('=').unwrap();
         assert!(annotations.contains(&format!("{label}: {value}")), "{line}: {annotations}");
     }
+}
+
+/// An operator with hooks of each sort, a policy and two versions; a folder for certificates if it is told so.
+fn judge(dir: &Path, certificates: Certificates) -> String {
+    let certificates = Mutex::new(Some(certificates));
+    let operator = Operator::new("judge")
+        .policy(
+            &Policy::of::<ConfigMap>("judge-named", Hook::default())
+                .rule("object.metadata.name != 'a'", "no"),
+        )
+        .with(move |manager| {
+            let certificates = certificates.lock().unwrap().take().unwrap();
+            let listen = ([0, 0, 0, 0], 10250).into();
+            manager.add(
+                Webhooks::new("judge-hooks", certificates)
+                    .listen(listen)
+                    .validate(Nothing, Hook::default())
+                    .convert(Kind::of::<v1::Buoy>().version::<v1beta1::Buoy>()),
+            );
+        });
+    let file = dir.join("judge.json");
+    fs::write(&file, serde_json::to_string(&operator.description()).unwrap()).unwrap();
+    format!("--description {} --image judge:1", file.display())
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_finds_the_webhooks() {
+    let dir = folder("judge");
+    let about = judge(&dir, Certificates::self_signed());
+    let (code, out, err) = windlass(&dir, &format!("manifests --namespace court {about}"));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let all = documents(&out);
+    let of = |kind: &str| all.iter().find(|object| object["kind"] == kind).unwrap();
+    let port = json!({ "name": "webhooks", "port": 443, "targetPort": 10250 });
+    assert_eq!(of("Service")["spec"]["ports"], json!([port]));
+    assert_eq!(of("Service")["metadata"]["name"], "judge-hooks");
+    let container = &of("Deployment")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"][1], json!({ "name": "webhooks", "containerPort": 10250 }));
+    assert_eq!(container.get("volumeMounts"), None);
+    let asked = of("ValidatingWebhookConfiguration")["webhooks"][0]["clientConfig"]["service"].clone();
+    assert_eq!((&asked["name"], &asked["namespace"]), (&json!("judge-hooks"), &json!("court")));
+    let converted = &of("CustomResourceDefinition")["spec"]["conversion"]["webhook"]["clientConfig"];
+    assert_eq!(converted["service"]["path"], "/convert/buoys.harbour.dev");
+    assert_eq!(converted["service"]["namespace"], "court");
+    assert_eq!(of("ValidatingAdmissionPolicyBinding")["spec"]["policyName"], "judge-named");
+
+    // A cluster takes them; what the operator would be asked about is refused until it is there.
+    let cluster = TestCluster::start().await;
+    for object in &all {
+        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+        let kind = GroupVersionKind::try_from(object.types.as_ref().unwrap()).unwrap();
+        let (resource, capabilities) = kube::discovery::pinned_kind(&cluster.client(), &kind).await.unwrap();
+        let api: Api<DynamicObject> = match capabilities.scope {
+            kube::discovery::Scope::Namespaced => Api::namespaced_with(cluster.client(), "court", &resource),
+            kube::discovery::Scope::Cluster => Api::all_with(cluster.client(), &resource),
+        };
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    let map = serde_json::from_value(json!({ "metadata": { "name": "b" } })).unwrap();
+    let refused = maps.create(&PostParams::default(), &map).await.unwrap_err().to_string();
+    assert!(refused.contains("failed calling webhook \"validate.configmaps.core\""), "{refused}");
+}
+
+#[tokio::test]
+async fn each_format_leads_to_the_webhooks() {
+    let dir = folder("ways");
+    let about = judge(&dir, Certificates::folder("/certs"));
+    let plain = documents(&windlass(&dir, &format!("manifests {about}")).1);
+    let pod = plain.iter().find(|object| object["kind"] == "Deployment").unwrap()["spec"]["template"]["spec"]
+        .clone();
+    assert_eq!(
+        pod["volumes"],
+        json!([{ "name": "webhooks", "secret": { "secretName": "judge-hooks-tls" } }])
+    );
+    let mount = json!([{ "name": "webhooks", "mountPath": "/certs", "readOnly": true }]);
+    assert_eq!(pod["containers"][0]["volumeMounts"], mount);
+
+    for format in ["kustomize", "helm", "olm"] {
+        let (code, _, err) = windlass(&dir, &format!("manifests {about} --format {format} --out {format}"));
+        assert_eq!((code, err.as_str()), (0, ""), "{format}");
+    }
+    let read = |file: &str| documents(&fs::read_to_string(dir.join(file)).unwrap());
+    let base = read("kustomize/kustomization.yaml");
+    let files = base[0]["resources"].as_array().unwrap();
+    let all = files.iter().flat_map(|file| read(&format!("kustomize/{}", file.as_str().unwrap())));
+    assert_eq!(sorted(all.collect()), sorted(plain));
+    let chart = fs::read_to_string(dir.join("helm/templates/webhooks.yaml")).unwrap();
+    let filled = documents(&chart.replace("{{ .Release.Namespace }}", "court"));
+    let kinds: Vec<&str> = filled.iter().map(|object| object["kind"].as_str().unwrap()).collect();
+    let asking =
+        ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "ValidatingWebhookConfiguration"];
+    assert_eq!(kinds, [&["Service"][..], &asking].concat());
+    assert_eq!(filled[3]["webhooks"][0]["clientConfig"]["service"]["namespace"], "court");
+    // The namespace is not known there, and the operator says the same once it runs.
+    for definition in ["helm/crds/buoys.harbour.dev.yaml", "olm/manifests/buoys.harbour.dev.yaml"] {
+        assert_eq!(read(definition)[0]["spec"].get("conversion"), None, "{definition}");
+    }
+    assert_eq!(read("olm/manifests/judge-hooks.service.yaml")[0]["kind"], "Service");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use windlass_crd::{
 
 use super::{CustomResource, Declared, Version, check::Checker};
 
+/// Objects that are drawn at most until one is allowed.
+const DRAWN_MAX: u32 = 1000;
+
 /// Objects that a round trip is tried on, from each end.
 const ROUND_TRIPS: u64 = 200;
 
@@ -128,6 +131,38 @@ pub fn check_round_trips<V: Version>() {
         fits(&object, &there, spoke.api_version, &here.model);
         same(&object, &spoke.to_hub(there), spoke.api_version);
     }
+}
+
+/// An object that its declaration allows, CEL rules included, for tests; without a status. A seed draws the same each time.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// use windlass::custom::{CustomResource as _, draw};
+///
+/// #[derive(windlass::CustomResource, Clone, Debug, Serialize, Deserialize)]
+/// #[kube(group = "harbour.dev", version = "v1", kind = "Mast", namespaced)]
+/// struct MastSpec {
+///     #[garde(range(min = 1, max = 80))]
+///     #[windlass(validation("self % 2 == 0", message = "is odd"))]
+///     height: u32,
+/// }
+///
+/// let mast: Mast = draw(7);
+/// assert!(mast.check(None).is_ok());
+/// assert_eq!(mast.spec.height, draw::<Mast>(7).spec.height);
+/// ```
+///
+/// # Panics
+/// When a thousand objects were drawn and none is allowed.
+#[must_use]
+pub fn draw<K: CustomResource>(seed: u64) -> K {
+    let (checker, mut sampler) = (Checker::of::<K>(), Sampler::seeded(seed));
+    let allowed = (0..DRAWN_MAX).find_map(|_| {
+        let mut object = drawn::<K>(&mut sampler, &checker.model);
+        object.as_object_mut()?.remove("status");
+        serde_json::from_value::<K>(object).ok().filter(|object| object.check(None).is_ok())
+    });
+    allowed.unwrap_or_else(|| panic!("no {} of {DRAWN_MAX} that were drawn is allowed", K::DECLARED.kind))
 }
 
 fn drawn<K: CustomResource>(sampler: &mut Sampler, schema: &Schema) -> Value {

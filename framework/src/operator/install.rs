@@ -17,18 +17,41 @@ const SERVED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 
 impl Description {
-    /// Applies the definitions, and waits until they are served; then the account and the roles, for an operator that runs
-    /// in `namespace`, which has to be there. What is there already is brought up to date.
+    /// Applies the definitions, and waits until they are served; then the account, the roles, the policies and what makes
+    /// API servers ask its webhooks, for an operator that runs in `namespace`, which has to be there. What is there already
+    /// is brought up to date.
     ///
     /// # Errors
     /// When the server refuses an object, or does not serve a definition within 30 s.
     pub async fn install(&self, client: &Client, namespace: &str) -> Result<(), Error> {
-        self.install_definitions(client).await?;
-        for object in self.rbac(namespace) {
+        self.serve(client, &self.definitions(namespace)).await?;
+        self.install_policies(client).await?;
+        let asking = self.configurations(namespace).into_iter().map(serde_json::from_value);
+        let asking: Vec<DynamicObject> =
+            asking.collect::<Result<_, _>>().map_err(|error| Error::Other(error.into()))?;
+        self.apply(client, self.rbac(namespace).into_iter().chain(asking)).await
+    }
+
+    /// Applies the policies.
+    ///
+    /// # Errors
+    /// When the server refuses one.
+    pub async fn install_policies(&self, client: &Client) -> Result<(), Error> {
+        let policies = self.objects.iter().cloned().map(serde_json::from_value);
+        let policies: Vec<DynamicObject> =
+            policies.collect::<Result<_, _>>().map_err(|error| Error::Other(error.into()))?;
+        self.apply(client, policies).await
+    }
+
+    async fn apply(
+        &self,
+        client: &Client,
+        objects: impl IntoIterator<Item = DynamicObject>,
+    ) -> Result<(), Error> {
+        for object in objects {
             let types = object.types.clone().unwrap_or_default();
             let kind = GroupVersionKind::try_from(&types).map_err(|error| Error::Other(error.into()))?;
-            let plural = format!("{}s", kind.kind.to_lowercase());
-            let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+            let resource = ApiResource::from_gvk(&kind);
             let api: Api<DynamicObject> = match object.namespace() {
                 Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
                 None => Api::all_with(client.clone(), &resource),
@@ -43,8 +66,12 @@ impl Description {
     /// # Errors
     /// When the server refuses one, or does not serve it within 30 s.
     pub async fn install_definitions(&self, client: &Client) -> Result<(), Error> {
+        self.serve(client, &self.crds).await
+    }
+
+    async fn serve(&self, client: &Client, definitions: &[CustomResourceDefinition]) -> Result<(), Error> {
         let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-        for definition in &self.crds {
+        for definition in definitions {
             let name = definition.name_any();
             let mut seen = api.patch(&name, &self.params(), &Patch::Apply(definition)).await?;
             let until = tokio::time::Instant::now() + SERVED_WITHIN;

@@ -92,6 +92,14 @@ impl Certificates {
         Self(Origin::Folder { dir: dir.into(), injected: Some(format!("{namespace}/{certificate}")) })
     }
 
+    /// The folder that they come from, if they do.
+    pub(super) fn dir(&self) -> Option<&Path> {
+        match &self.0 {
+            Origin::Folder { dir, .. } => Some(dir),
+            Origin::Secret(_) => None,
+        }
+    }
+
     pub(super) fn needs(&self, service: &str, rules: &mut Rules) {
         if matches!(self.0, Origin::Secret(_)) {
             let write = Verbs::GET | Verbs::LIST | Verbs::WATCH | Verbs::UPDATE;

@@ -1,6 +1,11 @@
 //! The server itself: connections, TLS, paths, metrics.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -63,10 +68,11 @@ pub(super) async fn run(hooks: &Webhooks, cx: RunCx) -> Result<(), BoxError> {
         .with_cert_resolver(Arc::clone(&current) as _);
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listen = cx.doors.of(&hooks.service).unwrap_or_else(|| hooks.listen.clone());
     tokio::select! {
         biased;
         () = cx.stop.cancelled() => Ok(()),
-        ended = accept(&hooks.listen, acceptor, paths) => ended,
+        ended = accept(&listen, acceptor, paths) => ended,
         () = keep(hooks, &cx, &current) => Ok(()),
     }
 }
@@ -89,6 +95,7 @@ async fn keep(hooks: &Webhooks, cx: &RunCx, current: &Current) {
             let (bundle, renew) = (bundle.clone(), *renew);
             current.present(served);
             hooks.configure(client, &Way { namespace: &namespace, bundle: bundle.as_deref() }).await?;
+            hooks.ready.store(true, Ordering::Relaxed);
             Ok::<_, BoxError>(renew)
         };
         let wait = match kept.await {

@@ -10,14 +10,15 @@ use kube::{
 };
 use minicluster::{
     TestCluster,
-    test_cluster::{Builder, Faults, Identity},
+    test_cluster::{Builder, Faults, RunningOperator},
 };
 use serde_json::json;
 use template_name::{TemplateName, TemplateNameSpec, operator};
-use windlass::{ConditionsExt, random::Source};
+use windlass::ConditionsExt;
 
 struct World {
     cluster: TestCluster,
+    _operator: RunningOperator,
     objects: Api<TemplateName>,
     deployments: Api<Deployment>,
     pods: Api<Pod>,
@@ -26,13 +27,8 @@ struct World {
 /// A cluster with the operator in it.
 async fn world(builder: Builder) -> World {
     let cluster = builder.controllers(&["*"]).scheduler().hollow_nodes(2).start().await;
-    let description = operator().description();
-    description.install(&cluster.client(), "default").await.unwrap();
-    let account = Identity::new(description.user("default"), &["system:serviceaccounts"]);
-    let client = cluster.component("template-name", account);
-    let manager = operator().manager(client, Source::seeded(cluster.seed()));
-    tokio::spawn(manager.build().run(std::future::pending()));
     World {
+        _operator: cluster.run_operator(&operator()).await,
         objects: Api::default_namespaced(cluster.client()),
         deployments: Api::default_namespaced(cluster.client()),
         pods: Api::default_namespaced(cluster.client()),

@@ -46,7 +46,9 @@ fn try_out(template: &str) -> anyhow::Result<()> {
         fs::remove_dir_all(&dir)?;
     }
     let mut new = std::process::Command::new(host::target().join("debug/windlass"));
-    new.args(["new", "guest-book-operator", "--group", "inns.example.org", "--template", template, "--dir"]);
+    // Each under a name of its own: packages of one name are one to cargo when they share a folder.
+    let name = format!("guest-{template}-operator");
+    new.args(["new", &name, "--group", "inns.example.org", "--template", template, "--dir"]);
     host::run(new.arg(&dir).stdout(Stdio::null()))?;
     ensure!(left_over(&dir)?.is_empty(), "names of the template are left in {:?}", left_over(&dir)?);
     let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
@@ -58,9 +60,25 @@ fn try_out(template: &str) -> anyhow::Result<()> {
     cargo(&["fmt", "--check"])?;
     cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
     cargo(&["test", "--quiet"])?;
-    let mut check = std::process::Command::new(host::target().join("debug/windlass"));
-    check.args(["crd", "check"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
-    host::run(&mut check)
+    let windlass = |args: &str| {
+        let mut command = std::process::Command::new(host::target().join("debug/windlass"));
+        command.args(args.split_whitespace()).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
+        host::run(&mut command)
+    };
+    windlass("crd check")?;
+
+    // Whatever it began as, it is added to.
+    windlass("add api FrontPage")?;
+    windlass("add controller FrontPage")?;
+    windlass("add webhook FrontPage")?;
+    cargo(&["fmt", "--check"])?;
+    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
+    match template {
+        "basic" => cargo(&["test", "--quiet"])?,
+        // What was there already was tried before.
+        _ => cargo(&["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"])?,
+    }
+    windlass("crd check")
 }
 
 /// The files in which a name of the template was not replaced.

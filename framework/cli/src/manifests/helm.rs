@@ -51,7 +51,12 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
         ("templates/rbac.yaml".to_owned(), template(&marked.rights()?)?),
         ("templates/deployment.yaml".to_owned(), template(&[deployment])?),
     ]);
-    for definition in shipment.definitions()? {
+    let around = [marked.services(), marked.asking()].concat();
+    if !around.is_empty() {
+        files.insert("templates/webhooks.yaml".to_owned(), template(&around)?);
+    }
+    // Helm fills in nothing there: where versions are converted, the operator says itself.
+    for definition in shipment.definitions_of_no_place()? {
         let name = definition["metadata"]["name"].as_str().unwrap_or_default();
         files.insert(format!("crds/{name}.yaml"), output::yaml(&definition)?);
     }

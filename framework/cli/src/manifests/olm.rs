@@ -10,7 +10,13 @@ use crate::output;
 pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     let name = &shipment.description.name;
     let mut files = Files::new();
-    for definition in shipment.definitions()? {
+    // OLM takes no policies and no configurations of webhooks: the operator writes the latter itself, and says where versions
+    // are converted.
+    for service in shipment.services() {
+        let file = service["metadata"]["name"].as_str().unwrap_or_default();
+        files.insert(format!("manifests/{file}.service.yaml"), output::yaml(&service)?);
+    }
+    for definition in shipment.definitions_of_no_place()? {
         let file = definition["metadata"]["name"].as_str().unwrap_or_default();
         files.insert(format!("manifests/{file}.yaml"), output::yaml(&definition)?);
     }
