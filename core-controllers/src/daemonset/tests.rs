@@ -29,7 +29,7 @@ fn set(text: &str) -> DaemonSet {
         match key {
             "max" => spec["updateStrategy"]["rollingUpdate"]["maxUnavailable"] = share(),
             "surge" => {
-                spec["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": 0, "maxSurge": share()})
+                spec["updateStrategy"]["rollingUpdate"] = json!({"maxUnavailable": 0, "maxSurge": share()});
             }
             "ondelete" => spec["updateStrategy"] = json!({"type": "OnDelete"}),
             "minready" => spec["minReadySeconds"] = share(),
