@@ -18,6 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::api::{DeleteParams, ObjectMeta, PropagationPolicy};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use windlass::{
     Action, ByOwner, Controller, Error, EventType, Indexed, Key, ManagerBuilder, Reconcile, Request, Scope,
     clock, controller_ref, is_controlled_by, reference,
@@ -31,23 +32,30 @@ const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Adds the controller to a manager.
 pub fn register(manager: &mut ManagerBuilder, options: &Options) {
     let jobs = manager.informers().get::<Job>(Scope::all()).index(ByOwner);
+    let skew = Histogram::new(exponential_buckets(1.0, 2.0, 10));
+    let help =
+        "Time between when a cronjob is scheduled to be run, and when the corresponding job is created";
+    let name = "cronjob_controller_job_creation_skew_duration_seconds";
+    manager.metrics().register(|registry| registry.register(name, help, skew.clone()));
     let controller = Controller::<CronJob>::new("cronjob")
         .component("cronjob-controller")
         .workers(options.workers)
         .owns::<Job>();
-    manager.add(controller.build(CronJobs { jobs }));
+    manager.add(controller.build(CronJobs { jobs, skew }));
 }
 
 struct CronJobs {
     jobs: Indexed<Job, ByOwner>,
+    /// How late Jobs are made, in seconds.
+    skew: Histogram,
 }
 
 impl Reconcile<CronJob> for CronJobs {
     async fn reconcile(&self, request: Request<CronJob>) -> Result<Action, Error> {
         let Some(cron) = request.object.clone() else { return Ok(Action::Done) };
         let jobs = self.jobs.get(cron.metadata.uid.as_deref().unwrap_or_default());
-        let mut turn =
-            Turn { cron: &cron, request: &request, status: cron.status.clone().unwrap_or_default() };
+        let status = cron.status.clone().unwrap_or_default();
+        let mut turn = Turn { cron: &cron, request: &request, skew: &self.skew, status };
         turn.thin_out(&jobs).await;
         let carried_out = turn.run(&jobs).await;
         turn.report().await?;
@@ -59,6 +67,7 @@ impl Reconcile<CronJob> for CronJobs {
 struct Turn<'a> {
     cron: &'a CronJob,
     request: &'a Request<CronJob>,
+    skew: &'a Histogram,
     status: CronJobStatus,
 }
 
@@ -138,6 +147,7 @@ impl Turn<'_> {
             Ok(created) => {
                 let note = format!("Created job {}", name(&created.metadata));
                 self.tell(EventType::Normal, "SuccessfulCreate", note);
+                self.skew.observe(clock::since(due).as_secs_f64());
                 created
             }
             Err(error) if error.is_already_exists() => {

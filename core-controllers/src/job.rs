@@ -12,6 +12,7 @@ mod backoff;
 mod facts;
 mod indexed;
 mod indexes;
+mod metrics;
 mod orphans;
 mod plan;
 mod policy;
@@ -33,6 +34,7 @@ use kube::{
     core::{Selector, SelectorExt},
 };
 use serde_json::json;
+use tokio::time::Instant;
 use windlass::{
     Action, ByOwner, Controller, Delta, Error, EventType, Indexed, Informers, Key, ManagerBuilder, Reconcile,
     Request, Scope, clock, controller_of,
@@ -44,6 +46,7 @@ use crate::{
     pod_control,
 };
 use backoff::Memory;
+use metrics::Metrics;
 pub(crate) use verdict::finished;
 use view::View;
 
@@ -54,8 +57,10 @@ const MANAGER: &str = "kubernetes.io/job-controller";
 pub fn register(manager: &mut ManagerBuilder, options: &Options) {
     let informers = manager.informers().clone();
     let pods = informers.get::<Pod>(Scope::all());
+    let metrics = Metrics::new();
+    manager.metrics().register(|registry| metrics.register(registry));
     let reconcile =
-        Jobs { pods: pods.index(ByOwner), orphans: pods.index(Orphans), memory: Memory::default() };
+        Jobs { pods: pods.index(ByOwner), orphans: pods.index(Orphans), memory: Memory::default(), metrics };
     let controller = Controller::<Job>::new("job")
         .component("job-controller")
         .workers(options.workers)
@@ -81,6 +86,7 @@ struct Jobs {
     pods: Indexed<Pod, ByOwner>,
     orphans: Indexed<Pod, Orphans>,
     memory: Memory,
+    metrics: Metrics,
 }
 
 /// What was done to the pods of a Job in a turn.
@@ -108,12 +114,21 @@ impl Reconcile<Job> for Jobs {
         let uid = job.metadata.uid.as_deref().unwrap_or_default();
         let before = self.memory.recall(&request.key, uid);
         let view = View::new(&job, &pods, before, clock::now());
-        self.turn(&view, &request).await
+        let begun = Instant::now();
+        let mut action = "reconciling";
+        let ended = self.turn(&view, &request, &mut action).await;
+        self.metrics.synced(&job, ended.is_ok(), action, begun.elapsed());
+        ended
     }
 }
 
 impl Jobs {
-    async fn turn(&self, view: &View<'_>, request: &Request<Job>) -> Result<Action, Error> {
+    async fn turn(
+        &self,
+        view: &View<'_>,
+        request: &Request<Job>,
+        action: &mut &'static str,
+    ) -> Result<Action, Error> {
         let job = view.job;
         let mut status = job.status.clone().unwrap_or_default();
         status.uncounted_terminated_pods.get_or_insert_default();
@@ -132,6 +147,14 @@ impl Jobs {
             let plan = plan::plan(view);
             waits.push(plan.wait);
             done = carry_out(&plan, view, request).await;
+            *action = match (plan.delete.is_empty(), plan.create.is_empty()) {
+                (false, _) => "pods_deleted",
+                (_, false) => "pods_created",
+                _ => "tracking",
+            };
+            if !plan.create.is_empty() {
+                self.metrics.created(view, done.created, done.failure.is_none());
+            }
             end = verdict::success(view, active + done.created - done.deleted);
             if end.is_none()
                 && let Some((reason, note)) = verdict::note_suspension(view, &mut status)
@@ -165,10 +188,11 @@ impl Jobs {
         let tracked = track::note(view, end.as_ref(), &mut status);
         let end = end.map(|end| announce(view, end, &mut status));
         let mut job = Arc::new(view.job.clone());
-        if write(&mut job, &status, request).await? {
+        if self.write(&mut job, &status, request).await? {
             let uid = job.metadata.uid.as_deref().unwrap_or_default();
             self.memory.keep(&request.key, uid, view.failures);
         }
+        self.metrics.acted(&tracked.actions);
         let mut status = job.status.clone().unwrap_or_default();
         let failure = release(&tracked.release, &mut held, request).await;
         track::count(&mut status, &held);
@@ -182,11 +206,28 @@ impl Jobs {
                 status.completion_time = Some(Time(view.now));
             }
         }
-        write(&mut job, &status, request).await?;
+        self.write(&mut job, &status, request).await?;
         if let Some(end) = end {
             tell_end(&job, &end, request);
+            self.metrics.ended(&job, end.reason.as_deref().filter(|_| end.type_ != verdict::COMPLETE));
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Writes the status if it changed; true if it did.
+    async fn write(
+        &self,
+        job: &mut Arc<Job>,
+        status: &JobStatus,
+        request: &Request<Job>,
+    ) -> Result<bool, Error> {
+        if job.status.as_ref() == Some(status) {
+            return Ok(false);
+        }
+        let was = job.status.clone().unwrap_or_default();
+        *job = request.client.update_status(&with(job, status)).await?;
+        self.metrics.counted(job, &was, status);
+        Ok(true)
     }
 }
 
@@ -279,15 +320,6 @@ async fn take_finalizer<K: windlass::Object>(pod: &Pod, request: &Request<K>) ->
         Err(error) if error.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Writes the status if it changed; true if it did.
-async fn write(job: &mut Arc<Job>, status: &JobStatus, request: &Request<Job>) -> Result<bool, Error> {
-    if job.status.as_ref() == Some(status) {
-        return Ok(false);
-    }
-    *job = request.client.update_status(&with(job, status)).await?;
-    Ok(true)
 }
 
 fn with(job: &Job, status: &JobStatus) -> Job {

@@ -18,6 +18,7 @@ pub mod clusterrole_aggregation;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod disruption_budget;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslice_mirroring;

@@ -3,9 +3,9 @@
 use windlass::ManagerBuilder;
 
 use crate::{
-    Options, clusterrole_aggregation, cronjob, daemonset, deployment, endpoints, endpointslice,
-    endpointslice_mirroring, garbage, job, namespace, node_lifecycle, pod_gc, protection, replicaset,
-    resource_quota, root_ca, service_account, statefulset, taint_eviction, ttl_after_finished,
+    Options, clusterrole_aggregation, cronjob, daemonset, deployment, disruption_budget, endpoints,
+    endpointslice, endpointslice_mirroring, garbage, job, namespace, node_lifecycle, pod_gc, protection,
+    replicaset, resource_quota, root_ca, service_account, statefulset, taint_eviction, ttl_after_finished,
 };
 
 /// A controller that can be chosen by name.
@@ -103,6 +103,7 @@ pub const ALL: &[Entry] = &[
         aliases: &["vac-protection"],
         register: protection::register_classes,
     },
+    Entry { name: "disruption-controller", aliases: &["disruption"], register: disruption_budget::register },
     Entry { name: "pod-garbage-collector-controller", aliases: &["podgc"], register: pod_gc::register },
 ];
 

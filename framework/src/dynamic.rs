@@ -216,8 +216,16 @@ impl<O: Object<DynamicType = ApiResource>> DynamicWatches<O> {
 
     /// Follows kinds for ever.
     async fn follow(self, kinds: Kinds) {
+        // What was followed before a pause may have gone meanwhile.
+        let mut before: Vec<ApiResource> = {
+            let watches = self.inner.watches.lock();
+            watches.values().filter(|watch| watch.followed).map(|watch| watch.kind.clone()).collect()
+        };
         loop {
             let change = kinds.changed().await;
+            let is_back =
+                |kind: &ApiResource| change.came.iter().any(|served| served.api_resource() == *kind);
+            before.drain(..).filter(|kind| !is_back(kind)).for_each(|kind| self.went(&kind));
             change.went.iter().for_each(|served| self.went(&served.api_resource()));
             for served in change.came {
                 if let Err(error) = self.watch(&served.api_resource(), Scope::all(), false) {

@@ -147,12 +147,14 @@ impl Kinds {
         Ok(KindsChange { came, went })
     }
 
-    /// Waits until the kinds are others than before. Cancel-safe. Kinds change by this and by [`Kinds::refresh`] alone.
+    /// Waits until the kinds are others than before, or, when nothing is known yet, until they are known. Cancel-safe. Kinds
+    /// change by this and by [`Kinds::refresh`] alone.
     pub async fn changed(&self) -> KindsChange {
         loop {
             self.due().await;
+            let known = self.state.lock().known;
             match self.refresh().await {
-                Ok(change) if change.is_empty() => {}
+                Ok(change) if known && change.is_empty() => {}
                 Ok(change) => return change,
                 Err(error) => tracing::warn!(%error, "discovery failed; the kinds stay as they are"),
             }

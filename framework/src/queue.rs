@@ -10,8 +10,10 @@
 //! [`Limits`] hold back what is ready: a key that ran just now goes back to the timers, a lane that has its share is
 //! parked until one of its keys is done, and while the rate is used up nothing is handed out.
 
+mod lanes;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     hash::Hash,
     ops::Bound,
     sync::{Arc, Weak},
@@ -23,6 +25,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{Key, Limits, key::FastMap, metrics::QueueMetrics};
+use lanes::Lanes;
 
 /// Which of two keys is worked on first: the one with the higher priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -146,66 +149,6 @@ struct State<T> {
     /// Until when one worker sleeps for the first timer; the others sleep until they are woken.
     timekeeper: Option<Instant>,
     closed: bool,
-}
-
-struct Lanes<T> {
-    turn: VecDeque<String>,
-    /// Lanes whose share is used up; they are out of turn.
-    parked: BTreeSet<String>,
-    lanes: FastMap<String, VecDeque<T>>,
-}
-
-impl<T: Item> Lanes<T> {
-    fn push(&mut self, item: T) {
-        if let Some(lane) = self.lanes.get_mut(item.lane()) {
-            lane.push_back(item);
-            return;
-        }
-        let name = item.lane().to_owned();
-        self.turn.push_back(name.clone());
-        self.lanes.insert(name, VecDeque::from([item]));
-    }
-
-    /// The next item of the lane whose turn it is, and that is not full.
-    fn pop(&mut self, is_full: impl Fn(&str) -> bool) -> Option<T> {
-        loop {
-            let name = self.turn.pop_front()?;
-            if is_full(&name) {
-                self.parked.insert(name);
-                continue;
-            }
-            let lane = self.lanes.get_mut(&name)?;
-            let item = lane.pop_front();
-            if lane.is_empty() {
-                self.lanes.remove(&name);
-            } else {
-                self.turn.push_back(name);
-            }
-            return item;
-        }
-    }
-
-    /// Puts the item that came last back to where it was.
-    fn put_back(&mut self, item: T) {
-        let name = item.lane().to_owned();
-        if self.turn.back() == Some(&name) {
-            self.turn.pop_back();
-        }
-        self.lanes.entry(name.clone()).or_default().push_front(item);
-        self.turn.push_front(name);
-    }
-
-    fn unpark(&mut self, name: &str) {
-        if let Some(name) = self.parked.take(name) {
-            self.turn.push_back(name);
-        }
-    }
-}
-
-impl<T> Default for Lanes<T> {
-    fn default() -> Self {
-        Self { turn: VecDeque::new(), parked: BTreeSet::new(), lanes: FastMap::default() }
-    }
 }
 
 #[derive(Debug)]
@@ -543,14 +486,14 @@ impl<T: Item> State<T> {
             let (busy, share) = (&self.busy, self.limits.per_lane);
             let is_full = |lane: &str| share.is_some_and(|n| busy.get(lane).is_some_and(|busy| *busy >= n));
             let Some(item) = lanes.pop(is_full) else {
-                if lanes.lanes.is_empty() {
+                if lanes.is_empty() {
                     self.ready.remove(&at);
                 } else {
                     from = Bound::Excluded(at);
                 }
                 continue;
             };
-            if lanes.lanes.is_empty() {
+            if lanes.is_empty() {
                 self.ready.remove(&at);
             }
             // An item whose priority was raised left its old place behind.

@@ -14,11 +14,14 @@ use kube::{
     Api, CustomResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams},
 };
-use minicluster::TestCluster;
+use minicluster::{
+    TestCluster,
+    test_cluster::{Fault, Identity},
+};
 use operator::{Sail, SailSpec};
 use serde_json::json;
 use windlass::{
-    Action, Controller, Delta, DynamicWatches, Error, Key, Manager, ManagerBuilder, Metrics, Place,
+    Action, Controller, Delta, DynamicWatches, Error, Key, Lease, Manager, ManagerBuilder, Metrics, Place,
     Reconcile, Request, Rules, Scope, random::Source,
 };
 
@@ -198,4 +201,39 @@ async fn a_controller_of_a_kind_that_is_not_there_waits_for_it() {
         tokio::time::sleep(Duration::from_secs(600)).await;
         assert_eq!(failing(&metrics), [missing]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_while_another_led_is_let_go_of() {
+    let cluster = TestCluster::builder().controllers(&["*"]).start().await;
+    define(&cluster, true).await;
+    hoist(&cluster, "a").await;
+    let told = Told::default();
+    let log = told.clone();
+    let lease = Lease { release_on_exit: false, ..Lease::new("default", "watchman", "one") };
+    let client = cluster.component("watchman", Identity::new("watchman", &["system:masters"]));
+    let mut manager = Manager::seeded(client, Source::seeded(cluster.seed())).leader_election(lease);
+    let map = move |kind: &ApiResource, delta: &Delta<DynamicObject>, _: &_| noted(&log, kind, delta);
+    let watches = DynamicWatches::new(manager.informers(), map)
+        .may_watch(Place::Everywhere, "harbour.dev", "*")
+        .following(|served| served.group == "harbour.dev" && served.can(&["list", "watch"]));
+    let controller = Controller::<ConfigMap>::new("watchman").dynamic(&watches);
+    manager.add(controller.build(Watchman(watches.clone())));
+    tokio::spawn(manager.build().run(std::future::pending()));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((take(&told), watches.kinds().len()), (vec!["sails default/a there".to_owned()], 1));
+
+    // The lease cannot be renewed for a while.
+    let away = cluster.inject(Fault::unavailable().resource("leases").times(1000));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    define(&cluster, false).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(take(&told), [""; 0], "nobody leads, so nobody is told");
+    away.lift();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(watches.kinds().is_empty(), "{:?}", watches.kinds());
+    define(&cluster, true).await;
+    hoist(&cluster, "b").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(take(&told), ["sails default/b there"]);
 }

@@ -1,13 +1,14 @@
-//! StatefulSets, DaemonSets, Jobs and CronJobs in whole clusters: controllers, scheduler and nodes, under virtual time.
+//! StatefulSets, DaemonSets, Jobs, CronJobs and budgets in whole clusters: controllers, scheduler and nodes, under virtual time.
 
 use std::time::Duration;
 
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        apps::v1::{ControllerRevision, DaemonSet, StatefulSet},
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, StatefulSet},
         batch::v1::{CronJob, Job, JobStatus},
         core::v1::{Event, Node, PersistentVolumeClaim, Pod},
+        policy::v1::PodDisruptionBudget,
     },
     jiff::Timestamp,
 };
@@ -532,4 +533,73 @@ async fn a_daemon_set_is_on_every_node_it_is_for() {
     api::<DaemonSet>(&cluster).delete("d", &DeleteParams::default()).await.unwrap();
     seconds(&cluster, 20).await;
     assert!(places().await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_grants_what_can_be_spared() {
+    let cluster = whole().await;
+    let web = json!({
+        "metadata": {"name": "web"},
+        "spec": {
+            "replicas": 3, "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"terminationGracePeriodSeconds": 2, "containers": [{"name": "c", "image": "x"}]},
+            },
+        },
+    });
+    create::<Deployment>(&cluster, web).await;
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"maxUnavailable": "30%", "selector": selector}});
+    create::<PodDisruptionBudget>(&cluster, budget).await;
+    seconds(&cluster, 10).await;
+    let status = async || api::<PodDisruptionBudget>(&cluster).get("b").await.unwrap().status.unwrap();
+    let counts = async || {
+        let s = status().await;
+        [s.expected_pods, s.desired_healthy, s.current_healthy, s.disruptions_allowed]
+            .map(Option::unwrap_or_default)
+    };
+    assert_eq!(counts().await, [3, 2, 3, 1]);
+    assert_eq!(status().await.conditions.unwrap()[0].reason, "SufficientPods");
+    let evict = async |pod: &Pod| api::<Pod>(&cluster).evict(&pod.name_any(), &Default::default()).await;
+    let all = pods(&cluster).await;
+    evict(&all[0]).await.unwrap();
+    let Err(kube::Error::Api(refused)) = evict(&all[1]).await else { panic!("granted") };
+    assert_eq!(refused.code, 429);
+    seconds(&cluster, 20).await;
+    assert_eq!(counts().await, [3, 2, 3, 1], "replaced");
+    assert_eq!(status().await.disrupted_pods, None);
+
+    // An eviction that was granted and came to nothing is given back after two minutes, and the pod is told.
+    let stuck = pods(&cluster).await[0].name_any();
+    let now = windlass::clock::time();
+    let granted = Patch::Merge(json!({"status": {"disruptionsAllowed": 0, "disruptedPods": {&stuck: now}}}));
+    api::<PodDisruptionBudget>(&cluster).patch_status("b", &PatchParams::default(), &granted).await.unwrap();
+    let told = json!([{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "lastTransitionTime": now}]);
+    let told = Patch::Strategic(json!({"status": {"conditions": told}}));
+    api::<Pod>(&cluster).patch_status(&stuck, &PatchParams::default(), &told).await.unwrap();
+    seconds(&cluster, 60).await;
+    assert_eq!(counts().await, [3, 2, 2, 0]);
+    seconds(&cluster, 70).await;
+    assert_eq!(counts().await, [3, 2, 3, 1]);
+    let pod = api::<Pod>(&cluster).get(&stuck).await.unwrap();
+    let target =
+        pod.status.unwrap().conditions.unwrap().into_iter().find(|c| c.type_ == "DisruptionTarget").unwrap();
+    assert_eq!((target.status.as_str(), target.reason), ("False", None));
+
+    patch::<Deployment>(&cluster, "web", json!({"spec": {"replicas": 10}})).await;
+    seconds(&cluster, 10).await;
+    assert_eq!(counts().await, [10, 7, 10, 3]);
+
+    // Who has no scale cannot be counted.
+    work(&cluster, "job-name=j", 1000, 0);
+    let mut labelled = job(json!({}));
+    labelled["spec"]["template"]["metadata"] = json!({"labels": {"app": "web"}});
+    create::<Job>(&cluster, labelled).await;
+    seconds(&cluster, 10).await;
+    let failed = status().await;
+    assert_eq!(failed.disruptions_allowed, Some(0));
+    let condition = &failed.conditions.unwrap()[0];
+    assert_eq!(condition.reason, "SyncFailed");
+    assert_eq!(condition.message, "jobs.batch does not implement the scale subresource");
 }
