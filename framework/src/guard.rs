@@ -16,8 +16,9 @@ use kube::{
     core::{Resource, Status},
 };
 use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
 
-use crate::{Rules, Verbs};
+use crate::{Metrics, Rules, Verbs};
 
 /// Holds requests to rules, from the moment on in which there are any.
 #[derive(Clone, Default)]
@@ -38,16 +39,21 @@ where
 }
 
 impl Guard {
-    /// A client whose requests are held to the rules.
-    pub(crate) fn client(&self, client: Client) -> Client {
+    /// A client whose requests are held to the rules, and counted when they are sent.
+    pub(crate) fn client(&self, client: Client, metrics: &Metrics) -> Client {
         let (guard, namespace) = (self.clone(), client.default_namespace().to_owned());
+        let metrics = metrics.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
             let (client, refusal) = (client.clone(), guard.refusal(&request));
+            let metrics = metrics.clone();
             async move {
-                match refusal {
-                    Some(sentence) => Ok(forbidden(&sentence)),
-                    None => client.send(request).await,
+                if let Some(sentence) = refusal {
+                    return Ok(forbidden(&sentence));
                 }
+                let (method, begun) = (request.method().clone(), Instant::now());
+                let response = client.send(request).await;
+                metrics.requested(&method, response.as_ref().ok().map(Response::status), begun.elapsed());
+                response
             }
         });
         Client::new(service, namespace)

@@ -126,10 +126,14 @@ impl Manager {
     /// Describes a manager whose every random choice is drawn from `random`.
     #[must_use]
     pub fn seeded(client: Client, random: Source) -> ManagerBuilder {
+        Self::counting(client, random, Metrics::new())
+    }
+
+    fn counting(client: Client, random: Source, metrics: Metrics) -> ManagerBuilder {
         ManagerBuilder {
             parts: Vec::new(),
             informers: Informers::seeded(client, random.fork("informers")),
-            metrics: Metrics::new(),
+            metrics,
             random,
             field_manager: "windlass".to_owned(),
             lease: None,
@@ -145,10 +149,12 @@ impl Manager {
 
     /// As [`Manager::seeded`], and every request of its parts that none of them registered is refused with a sentence
     /// that names the missing call. What informers were asked for before [`ManagerBuilder::build`] counts as registered.
+    /// Requests that are sent are counted in the metrics.
     #[must_use]
     pub fn guarded(client: Client, random: Source) -> ManagerBuilder {
-        let guard = Guard::default();
-        ManagerBuilder { guard: Some(guard.clone()), ..Self::seeded(guard.client(client), random) }
+        let (guard, metrics) = (Guard::default(), Metrics::new());
+        let client = guard.client(client, &metrics);
+        ManagerBuilder { guard: Some(guard), ..Self::counting(client, random, metrics) }
     }
 
     /// The caches.

@@ -1,11 +1,12 @@
 //! Prometheus metrics, under the names that dashboards already know.
 //!
 //! Queue metrics are client-go's (`workqueue_*`), reconcile metrics are controller-runtime's (`controller_runtime_*`),
-//! leader election is client-go's (`leader_election_*`); what upstream does not count is `windlass_*`. A registry belongs to a manager, never to the process, so that
+//! leader election and requests are client-go's (`leader_election_*`, `rest_client_*`); what upstream does not count is `windlass_*`. A registry belongs to a manager, never to the process, so that
 //! several clusters in one test do not count into each other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -38,6 +39,8 @@ struct Inner {
     undecodable: Family<Shaped, Gauge>,
     daemons: Family<Controlled, Gauge>,
     daemon_errors: Family<Controlled, Counter>,
+    requests: Family<Requested, Counter>,
+    request_seconds: Histograms<Verbed>,
     failing: Failing,
 }
 
@@ -67,6 +70,17 @@ struct Resulted {
 struct Sourced {
     controller: String,
     source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Requested {
+    code: String,
+    method: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Verbed {
+    verb: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -137,6 +151,11 @@ fn reconcile_seconds() -> Histogram {
     Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
 }
 
+/// The buckets of client-go's.
+fn request_seconds() -> Histogram {
+    Histogram::new([0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0])
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -170,6 +189,18 @@ impl Metrics {
         let (daemons, daemon_errors) = (Family::default(), Family::default());
         r.register("windlass_daemons", "Tasks of objects that run", Family::clone(&daemons));
         r.register("windlass_daemon_errors", "Tasks of objects that failed", Family::clone(&daemon_errors));
+        let requests = Family::default();
+        r.register(
+            "rest_client_requests",
+            "Requests to the API server by code and method",
+            Family::clone(&requests),
+        );
+        let request_seconds = Family::new_with_constructor(request_seconds as fn() -> Histogram);
+        r.register(
+            "rest_client_request_duration_seconds",
+            "Time to the head of an answer",
+            Family::clone(&request_seconds),
+        );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
             registry: Mutex::new(registry),
@@ -181,6 +212,8 @@ impl Metrics {
             undecodable,
             daemons,
             daemon_errors,
+            requests,
+            request_seconds,
             failing: Failing::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -224,6 +257,17 @@ impl Metrics {
     pub(crate) fn source_errors(&self, controller: &str, source: &str) -> Counter {
         let labels = Sourced { controller: controller.to_owned(), source: source.to_owned() };
         self.inner.sources.get_or_create_owned(&labels)
+    }
+
+    /// Counts a request to the API server; what had no answer has the code `<error>`, as client-go's.
+    pub(crate) fn requested(&self, method: &Method, code: Option<StatusCode>, took: Duration) {
+        let method = method.as_str().to_owned();
+        let code = code.map_or_else(|| "<error>".to_owned(), |code| code.as_str().to_owned());
+        self.inner
+            .request_seconds
+            .get_or_create(&Verbed { verb: method.clone() })
+            .observe(took.as_secs_f64());
+        self.inner.requests.get_or_create(&Requested { code, method }).inc();
     }
 
     pub(crate) fn undecodable(&self, resource: &str) -> Gauge {

@@ -3,11 +3,20 @@
 //! A panic or a timeout of one reconcile is that key's failure and nobody else's. A key whose reconcile wrote something
 //! is held, without holding a worker, until the caches have what it wrote.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument;
 
 use crate::{
     Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
@@ -29,6 +38,8 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) metrics: ControllerMetrics,
     pub(crate) failing: Failing,
     pub(crate) loops: Arc<Loops>,
+    /// Reconciles that were begun.
+    pub(crate) turns: AtomicU64,
     /// Keys that wait for their own writes.
     pub(crate) holds: Mutex<JoinSet<()>>,
 }
@@ -62,7 +73,10 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         };
         let begun = Instant::now();
         self.metrics.active.inc();
-        let limited = tokio::time::timeout(self.timeout, self.reconcile.reconcile(request));
+        // What is logged in a reconcile says of which one.
+        let id = self.turns.fetch_add(1, Ordering::Relaxed);
+        let span = tracing::info_span!("reconcile", controller = self.name, key = %ticket.key, id);
+        let limited = tokio::time::timeout(self.timeout, self.reconcile.reconcile(request)).instrument(span);
         let result = match AssertUnwindSafe(limited).catch_unwind().await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(Cut::TimedOut),

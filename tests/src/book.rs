@@ -12,6 +12,7 @@ macro_rules! chapters {
 chapters! {
     first_operator "first-operator.md"
     caching "caching-and-consistency.md"
+    triggers "triggers.md"
     testing "testing.md"
     webhooks "webhooks.md"
     versions "versions.md"

@@ -1,6 +1,6 @@
 //! A controller at work: caches, triggers, sources and workers, from start to stop.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
@@ -97,6 +97,7 @@ where
             metrics: cx.metrics.controller(controller.name),
             failing: cx.metrics.failing().clone(),
             loops: loops.clone(),
+            turns: AtomicU64::new(1),
             holds: Mutex::default(),
         });
         pool.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));

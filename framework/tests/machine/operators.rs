@@ -9,7 +9,7 @@ use kube::api::{Api, ListParams, ObjectMeta};
 use parking_lot::Mutex;
 use serde_json::json;
 use windlass::{
-    Action, Controller, Error, EventType, Finalized, Operator, Request, Runnable, Scope, Verbs,
+    Action, Controller, Error, EventType, Finalized, Metrics, Operator, Request, Runnable, Scope, Verbs,
     random::Source,
 };
 
@@ -53,13 +53,16 @@ fn sentence(error: Error) -> String {
     }
 }
 
-async fn play(fake: &Fake, controller: impl Runnable + Clone) {
+async fn play(fake: &Fake, controller: impl Runnable + Clone) -> Metrics {
     let operator = Operator::new("copier").with(move |manager| {
         manager.add(controller.clone());
     });
-    let _running = run(operator.manager(fake.client(), Source::seeded(1)).build());
+    let manager = operator.manager(fake.client(), Source::seeded(1)).build();
+    let metrics = manager.metrics().clone();
+    let _running = run(manager);
     fake.put("/api/v1/namespaces/default/configmaps/a", json!({}));
     tokio::time::sleep(Duration::from_secs(5)).await;
+    metrics
 }
 
 /// A controller that can be handed out more than once.
@@ -99,8 +102,11 @@ async fn what_was_registered_is_done() {
     let (fake, said) = (Fake::new(), Said::default());
     let controller =
         Controller::<ConfigMap>::new("copier").may::<Secret>(Verbs::CREATE).may::<Pod>(Verbs::LIST);
-    play(&fake, Shared(Arc::new(controller.build(copier(&said))))).await;
+    let metrics = play(&fake, Shared(Arc::new(controller.build(copier(&said))))).await.render();
     assert_eq!(*said.lock(), Vec::<String>::new());
+    let counted = |line: &str| metrics.lines().any(|l| l.starts_with(line));
+    assert!(counted("rest_client_requests_total{code=\"200\",method=\"POST\"}"), "{metrics}");
+    assert!(counted("rest_client_request_duration_seconds_count{verb=\"GET\"}"), "{metrics}");
     assert!(fake.get("/api/v1/namespaces/default/secrets/a").is_some());
 }
 
