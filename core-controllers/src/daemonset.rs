@@ -18,10 +18,14 @@ use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus},
     core::v1::{Node, Pod, PodTemplateSpec},
 };
-use kube::core::{Selector, SelectorExt};
+use kube::{
+    api::Patch,
+    core::{Selector, SelectorExt},
+};
+use serde_json::json;
 use windlass::{
     Action, ByOwner, Controller, Delta, Error, EventType, Indexed, Informer, Informers, Key, ManagerBuilder,
-    Reconcile, Request, Scope, clock, controller_of, controller_ref,
+    Object, Reconcile, Request, Scope, clock, controller_of, controller_ref,
 };
 
 use crate::{
@@ -46,9 +50,9 @@ pub fn register(manager: &mut ManagerBuilder, options: &Options) {
     let controller = Controller::<DaemonSet>::new("daemonset")
         .component("daemonset-controller")
         .workers(options.workers)
-        .reads(&revisions)
         .owns::<Pod>()
         .watches::<Pod, _>(Scope::all(), sets_that_may_adopt)
+        .watches::<ControllerRevision, _>(Scope::all(), sets_that_may_adopt)
         .watches::<Node, _>(Scope::all(), sets_for_which_a_node_changed);
     let reconcile = DaemonSets {
         pods: pods.index(ByOwner),
@@ -62,12 +66,10 @@ pub fn register(manager: &mut ManagerBuilder, options: &Options) {
 }
 
 /// An orphan wakes every set that would have it.
-fn sets_that_may_adopt(delta: &Delta<Pod>, informers: &Informers) -> Vec<Key> {
-    let pod = delta.object();
-    let (None, Some(namespace)) = (controller_of(&pod.metadata), pod.metadata.namespace.as_deref()) else {
-        return Vec::new();
-    };
-    let labels = pod.metadata.labels.clone().unwrap_or_default();
+fn sets_that_may_adopt<K: Object>(delta: &Delta<K>, informers: &Informers) -> Vec<Key> {
+    let meta = delta.object().meta();
+    let (None, Some(namespace)) = (controller_of(meta), meta.namespace.as_deref()) else { return Vec::new() };
+    let labels = meta.labels.clone().unwrap_or_default();
     let mut sets = informers.get::<DaemonSet>(Scope::all()).lister().in_namespace(namespace);
     sets.retain(|set| selector(set).is_some_and(|selector| selector.matches(&labels)));
     sets.iter().map(|set| Key::of(&**set)).collect()
@@ -117,7 +119,12 @@ impl Reconcile<DaemonSet> for DaemonSets {
         history::sort(&mut revisions);
         let claim = Claim::look_up(&*set, &selector, &self.pods, &self.orphans);
         let pods = claim.settle(&request.client, &*set).await?;
-        let (hash, collisions) = present(&set, &revisions, &request).await?;
+        let (revision, collisions) = present(&set, &revisions, &request).await?;
+        let hash = hash_of(&revision).to_owned();
+        if join_doubles(&revision, &revisions, &pods, &request).await? {
+            // What was written wakes nobody, and the caches have it by then.
+            return Ok(Action::RequeueAfter(std::time::Duration::ZERO));
+        }
 
         let of = (set.metadata.uid.as_deref().unwrap_or_default(), set.metadata.generation.unwrap_or(0));
         let (nodes, now) = (self.nodes.lister().all(), clock::now());
@@ -137,12 +144,12 @@ impl Reconcile<DaemonSet> for DaemonSets {
     }
 }
 
-/// The hash of the present template, whose revision is made if there is none, and how often names were taken.
+/// The revision of the present template, which is made if there is none, and how often names were taken.
 async fn present(
     set: &DaemonSet,
     revisions: &[Arc<ControllerRevision>],
     request: &Request<DaemonSet>,
-) -> Result<(String, i32), Error> {
+) -> Result<(Arc<ControllerRevision>, i32), Error> {
     let template = set.spec.as_ref().map(|spec| &spec.template);
     let data = history::data(template);
     let labels = history::Labels {
@@ -151,9 +158,34 @@ async fn present(
     };
     let collisions = set.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
     let found = history::find(revisions, &data);
-    let (revision, collisions) =
-        history::settle(&request.client, set, found, labels, &data, collisions).await?;
-    Ok((hash_of(&revision).to_owned(), collisions))
+    history::settle(&request.client, set, found, labels, &data, collisions).await
+}
+
+/// Lets one revision stand for a template where several do: pods of the others are its own from now on, so that they
+/// need not be replaced. True if there was anything to do.
+async fn join_doubles(
+    revision: &ControllerRevision,
+    revisions: &[Arc<ControllerRevision>],
+    pods: &[Arc<Pod>],
+    request: &Request<DaemonSet>,
+) -> Result<bool, Error> {
+    let doubles = history::doubles(revisions, revision);
+    let hash = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(plan::HASH).cloned());
+    for double in &doubles {
+        let of_double = |pod: &&Arc<Pod>| hash(pod).is_some_and(|hash| hash == hash_of(double));
+        for pod in pods.iter().filter(of_double).filter(|pod| hash(pod).as_deref() != Some(hash_of(revision)))
+        {
+            let patch =
+                json!({"metadata": {"uid": pod.metadata.uid, "labels": {plan::HASH: hash_of(revision)}}});
+            match request.client.patch::<Pod>(&Key::of(&**pod), &Patch::Merge(patch)).await {
+                Ok(_) => {}
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        request.client.delete(&**double).await?;
+    }
+    Ok(!doubles.is_empty())
 }
 
 fn hash_of(revision: &ControllerRevision) -> &str {

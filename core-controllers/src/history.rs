@@ -71,6 +71,16 @@ fn plain(value: &Value) -> Value {
     }
 }
 
+/// The other revisions that hold the state of one.
+pub(crate) fn doubles(
+    revisions: &[Arc<ControllerRevision>],
+    of: &ControllerRevision,
+) -> Vec<Arc<ControllerRevision>> {
+    let Some(data) = &of.data else { return Vec::new() };
+    let double = |revision: &&Arc<ControllerRevision>| name(revision) != name(of) && holds(revision, &data.0);
+    revisions.iter().filter(double).cloned().collect()
+}
+
 /// A template as the data of a revision.
 pub(crate) fn data(template: Option<&PodTemplateSpec>) -> Value {
     let mut template = json!(template);
@@ -207,6 +217,9 @@ mod tests {
         assert_eq!(find("v1"), Found::Older(revisions[0].clone(), 3));
         assert_eq!(find("v3"), Found::None(3));
         assert_eq!(super::find(&[], &json!({})), Found::None(1));
+        let again = revision(3, json!({"c": [{"image": "v1"}]}));
+        assert_eq!(doubles(&revisions, &again), [revisions[0].clone()]);
+        assert!(doubles(&revisions, &revisions[1]).is_empty());
         let volumes = [revision(1, json!({"v": [{"name": "v", "emptyDir": {}}]}))];
         assert_eq!(
             super::find(&volumes, &json!({"v": [{"name": "v"}]})),

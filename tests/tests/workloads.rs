@@ -62,6 +62,10 @@ async fn seconds(cluster: &TestCluster, seconds: u64) {
     cluster.advance(Duration::from_secs(seconds)).await;
 }
 
+fn json_meta(meta: Value) -> kube::api::ObjectMeta {
+    serde_json::from_value(meta).unwrap()
+}
+
 /// A Job `j` whose spec has more fields.
 fn job(more: Value) -> Value {
     let mut job = json!({
@@ -509,6 +513,22 @@ async fn a_daemon_set_is_on_every_node_it_is_for() {
         current.labels()["controller-revision-hash"],
         pods(&cluster).await[0].labels()["controller-revision-hash"]
     );
+
+    // A second revision of the same template becomes the only one; no pod is replaced for that.
+    let mut double = current.clone();
+    double.metadata = json_meta(json!({
+        "name": "d-double", "labels": {"app": "d", "controller-revision-hash": "double"},
+        "ownerReferences": current.owner_references(),
+    }));
+    double.revision = 9;
+    let before = pods(&cluster).await.iter().map(ResourceExt::name_any).collect::<Vec<_>>();
+    api::<ControllerRevision>(&cluster).create(&PostParams::default(), &double).await.unwrap();
+    patch::<DaemonSet>(&cluster, "d", json!({"metadata": {"labels": {"nudged": "yes"}}})).await;
+    seconds(&cluster, 10).await;
+    let now = pods(&cluster).await;
+    assert_eq!(now.iter().map(ResourceExt::name_any).collect::<Vec<_>>(), before);
+    assert!(now.iter().all(|pod| pod.labels()["controller-revision-hash"] == "double"));
+    assert!(api::<ControllerRevision>(&cluster).get_opt(&current.name_any()).await.unwrap().is_none());
 
     let select = json!({"spec": {"template": {"spec": {"nodeSelector": {"role": "edge"}}}}});
     patch::<DaemonSet>(&cluster, "d", select).await;
