@@ -248,7 +248,7 @@ impl Webhooks {
     where
         K::DynamicType: Default,
     {
-        self.handlers.push(Handler::validating(validator, hook));
+        self.push(Handler::validating(validator, hook));
         self
     }
 
@@ -258,8 +258,14 @@ impl Webhooks {
     where
         K::DynamicType: Default,
     {
-        self.handlers.push(Handler::mutating(mutator, hook));
+        self.push(Handler::mutating(mutator, hook));
         self
+    }
+
+    /// Several of a sort may judge one kind.
+    fn push(&mut self, mut handler: Handler) {
+        handler.nth = self.handlers.iter().filter(|other| other.is_like(&handler)).count();
+        self.handlers.push(handler);
     }
 
     /// Refuses objects of a custom kind that are not as their declaration says. API servers hold them to it themselves;

@@ -118,12 +118,6 @@ fn controller(project: &Project, kind: &str) -> anyhow::Result<Plan> {
 
 fn webhook(project: &Project, kind: &str) -> anyhow::Result<Plan> {
     known(project, kind)?;
-    // A kind is asked about once: two of a sort would have one name and one path.
-    for hook in ["Validate", "Mutate"] {
-        if let Some(place) = project.place_of(&format!("{hook}<{kind}>for")) {
-            bail!("{kind} has hooks already, in {place}");
-        }
-    }
     let group = project.group();
     let part = Part { kind, group: &group, version: "", project };
     let module = format!("{}_webhooks", part.module());
@@ -261,7 +255,8 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
 /// A text as rustfmt writes it in a project; as it is, where there is no rustfmt.
 fn formatted(dir: &Path, edition: &str, text: &str) -> Option<String> {
     let mut rustfmt = Command::new("rustfmt");
-    rustfmt.args(["--edition", edition, "--emit", "stdout"]).arg("--config-path").arg(dir).current_dir(dir);
+    // It looks for its configuration from here upwards.
+    rustfmt.args(["--edition", edition, "--emit", "stdout"]).current_dir(dir);
     let mut child =
         rustfmt.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
     let mut input = child.stdin.take()?;

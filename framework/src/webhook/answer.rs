@@ -43,6 +43,8 @@ pub(crate) struct Handler {
     pub(crate) plural: String,
     pub(crate) kind: String,
     pub(crate) namespaced: bool,
+    /// How many of its sort come before it.
+    pub(crate) nth: usize,
     answer: Answer,
 }
 
@@ -160,14 +162,27 @@ impl Handler {
             plural: K::plural(&kind).into_owned(),
             kind: K::kind(&kind).into_owned(),
             namespaced: scope != std::any::TypeId::of::<kube::core::ClusterResourceScope>(),
+            nth: 0,
             answer,
+        }
+    }
+
+    /// Whether names would be the same as another's.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        (self.role, &self.group, &self.plural) == (other.role, &other.group, &other.plural)
+    }
+
+    /// `validate`; the second of its sort is `validate-2`.
+    pub(crate) fn verb(&self) -> String {
+        match self.nth {
+            0 => self.role.verb().to_owned(),
+            nth => format!("{}-{}", self.role.verb(), nth + 1),
         }
     }
 
     /// Where it is asked: `/validate-harbour-dev-v1-sail`, as kubebuilder names it.
     pub(crate) fn path(&self) -> String {
-        let role = self.role.verb();
-        let group = self.group.replace('.', "-");
+        let (role, group) = (self.verb(), self.group.replace('.', "-"));
         format!("/{role}-{group}-{}-{}", self.version, self.kind.to_ascii_lowercase())
     }
 

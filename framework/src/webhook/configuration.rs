@@ -64,7 +64,7 @@ impl Webhooks {
 
     fn hook(&self, handler: &Handler, way: &Way<'_>) -> Value {
         let Handler { hook, group, version, plural, .. } = handler;
-        let role = handler.role.verb();
+        let role = handler.verb();
         let domain = if group.is_empty() { "core" } else { group };
         let mut object = json!({
             "name": format!("{role}.{plural}.{domain}"),
@@ -135,5 +135,50 @@ fn pruned(value: Value) -> Value {
         }
         Value::Array(list) => list.into_iter().map(pruned).collect(),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+    use crate::webhook::{Certificates, Denied, Hook, Mutate, Review, Validate};
+
+    struct Nothing;
+
+    impl Validate<ConfigMap> for Nothing {
+        async fn validate(&self, _: &Review<ConfigMap>) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+
+    impl Mutate<ConfigMap> for Nothing {
+        async fn mutate(&self, _: &mut ConfigMap, _: &Review<ConfigMap>) -> Result<(), Denied> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_hook_has_a_name_and_a_path_of_its_own() {
+        let hooks = Webhooks::new("hooks", Certificates::self_signed())
+            .validate(Nothing, Hook::default())
+            .mutate(Nothing, Hook::default())
+            .validate(Nothing, Hook::default());
+        let all = hooks.configurations("here");
+        let all: Vec<&Value> = all.iter().flat_map(|object| object["webhooks"].as_array().unwrap()).collect();
+        let shown: Vec<(&str, &str)> = all
+            .iter()
+            .map(|hook| {
+                let path = &hook["clientConfig"]["service"]["path"];
+                (hook["name"].as_str().unwrap(), path.as_str().unwrap())
+            })
+            .collect();
+        let expected = [
+            ("validate.configmaps.core", "/validate--v1-configmap"),
+            ("validate-2.configmaps.core", "/validate-2--v1-configmap"),
+            ("mutate.configmaps.core", "/mutate--v1-configmap"),
+        ];
+        assert_eq!(shown, expected);
     }
 }

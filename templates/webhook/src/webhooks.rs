@@ -29,7 +29,7 @@ pub(crate) fn add(manager: &mut ManagerBuilder) {
     let namespaces = Namespaces::of(manager.informers());
     let budget = Budget::of(manager.informers(), namespaces.clone());
     // Days of the authority and of what it signs: few, so that their succession is nothing rare, in tests neither.
-    let certificates = Certificates::self_signed_for(14, 7);
+    let certificates = Certificates::self_signed_for(7, 3);
     let webhooks = Webhooks::new("template-name-webhooks", certificates)
         // A default that is missing does less harm than a request that waits.
         .mutate(Defaults { namespaces }, Hook::default().fails_open().timeout(Duration::from_secs(2)))

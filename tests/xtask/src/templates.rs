@@ -1,9 +1,14 @@
-//! `cargo xtask templates`: what `windlass new` makes of every template, checked and tested as its author would.
+//! `cargo xtask templates`: what `windlass new` makes of every template, and `windlass add` of that, checked and tested as its
+//! author would.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+<<<<<<< HEAD
     process::Stdio,
+=======
+    process::{Command, Stdio},
+>>>>>>> templates
 };
 
 use anyhow::{Context, ensure};
@@ -23,9 +28,14 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
         println!("\n==> the template {template}");
         try_out(template).with_context(|| format!("the template {template}"))?;
     }
+    // A program is built from other features than its tests: all programs at once, or each would be built anew.
+    for template in &templates {
+        windlass(&rendered(template), "crd check").with_context(|| format!("the template {template}"))?;
+    }
     Ok(())
 }
 
+<<<<<<< HEAD
 /// Renders a template as an operator of this name, and builds it; where its program is.
 pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     host::run(host::cargo().args(["build", "--quiet", "--package", "windlass-cli"]))?;
@@ -38,14 +48,25 @@ pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     let mut build = host::cargo();
     host::run(build.args(["build", "--quiet"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))?;
     Ok(host::target().join("debug").join(name))
+=======
+fn rendered(template: &str) -> PathBuf {
+    host::target().join("rendered").join(template)
+}
+
+/// Types `windlass ...` in a project.
+fn windlass(dir: &Path, args: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(host::target().join("debug/windlass"));
+    command.args(args.split_whitespace()).current_dir(dir).env("CARGO_TARGET_DIR", host::target());
+    host::run(&mut command)
+>>>>>>> templates
 }
 
 fn try_out(template: &str) -> anyhow::Result<()> {
-    let dir = host::target().join("rendered").join(template);
+    let dir = rendered(template);
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
-    let mut new = std::process::Command::new(host::target().join("debug/windlass"));
+    let mut new = Command::new(host::target().join("debug/windlass"));
     // Each under a name of its own: packages of one name are one to cargo when they share a folder.
     let name = format!("guest-{template}-operator");
     new.args(["new", &name, "--group", "inns.example.org", "--template", template, "--dir"]);
@@ -60,25 +81,18 @@ fn try_out(template: &str) -> anyhow::Result<()> {
     cargo(&["fmt", "--check"])?;
     cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
     cargo(&["test", "--quiet"])?;
-    let windlass = |args: &str| {
-        let mut command = std::process::Command::new(host::target().join("debug/windlass"));
-        command.args(args.split_whitespace()).current_dir(&dir).env("CARGO_TARGET_DIR", host::target());
-        host::run(&mut command)
-    };
-    windlass("crd check")?;
 
     // Whatever it began as, it is added to.
-    windlass("add api FrontPage")?;
-    windlass("add controller FrontPage")?;
-    windlass("add webhook FrontPage")?;
+    for part in ["api", "controller", "webhook"] {
+        windlass(&dir, &format!("add {part} FrontPage"))?;
+    }
     cargo(&["fmt", "--check"])?;
     cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
     match template {
-        "basic" => cargo(&["test", "--quiet"])?,
+        "basic" => cargo(&["test", "--quiet"]),
         // What was there already was tried before.
-        _ => cargo(&["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"])?,
+        _ => cargo(&["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"]),
     }
-    windlass("crd check")
 }
 
 /// The files in which a name of the template was not replaced.
