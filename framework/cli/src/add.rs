@@ -118,6 +118,12 @@ fn controller(project: &Project, kind: &str) -> anyhow::Result<Plan> {
 
 fn webhook(project: &Project, kind: &str) -> anyhow::Result<Plan> {
     known(project, kind)?;
+    // Others may fail closed where these were meant to let pass: that is for the author to decide.
+    for hook in ["Validate", "Mutate"] {
+        if let Some(place) = project.place_of(&format!("{hook}<{kind}>for")) {
+            bail!("{kind} has hooks already, in {place}");
+        }
+    }
     let group = project.group();
     let part = Part { kind, group: &group, version: "", project };
     let module = format!("{}_webhooks", part.module());

@@ -102,6 +102,7 @@ fn what_cannot_be_added_changes_nothing() {
             "windlass: src/lib.rs has no public kind Room; `windlass add api Room` would make one",
         ),
         ("add controller InnKeeper", "windlass: InnKeeper has a controller already, in src/lib.rs"),
+        ("add webhook InnKeeper", "windlass: InnKeeper has hooks already, in src/webhooks/budget.rs"),
         (
             "add api Room --project nowhere",
             "windlass: nowhere is no operator's folder: there is no Cargo.toml in it",
