@@ -26,7 +26,7 @@ pub struct Failure {
     /// The controller; `informer` for a kind that cannot be watched, and `informer of KIND` for an object of it that
     /// cannot be decoded.
     pub controller: String,
-    /// The object: `namespace/name`, or its name alone.
+    /// The object: `namespace/name`, or its name alone. A source of a controller is `source NAME`, a kind its path.
     pub key: String,
     /// How often it failed since it last succeeded.
     pub failures: u64,

@@ -27,6 +27,9 @@ use tokio::{sync::Notify, time::Instant};
 use crate::{Key, Limits, key::FastMap, metrics::QueueMetrics};
 use lanes::Lanes;
 
+/// The shortest wait for a limiter that has refused.
+const SPENT_MIN: Duration = Duration::from_millis(1);
+
 /// Which of two keys is worked on first: the one with the higher priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(pub i16);
@@ -514,7 +517,8 @@ impl<T: Item> State<T> {
             if let Some(limiter) = &self.limits.limiter
                 && let Err(until) = limiter.take(now)
             {
-                self.spent_until = Some(until);
+                // A limiter that has no idea is not asked without end.
+                self.spent_until = Some(until.max(now + SPENT_MIN));
                 self.ready.entry(at).or_default().put_back(item);
                 return None;
             }
