@@ -32,8 +32,6 @@ const REMEMBERED_APPLIES: usize = 8192;
 pub struct CachedClient {
     shared: Arc<Shared>,
     writes: Arc<Mutex<Unseen>>,
-    /// What they changed.
-    wrote: Marks,
 }
 
 struct Shared {
@@ -52,6 +50,8 @@ struct Unseen {
     /// When there are this many, those that were seen are let go of: a client that nobody waits with, such as that of a
     /// task that runs for ever, does not grow.
     look_at: usize,
+    /// What they changed.
+    marks: Marks,
 }
 
 impl Unseen {
@@ -79,12 +79,12 @@ impl CachedClient {
     pub fn new(informers: &Informers, manager: &str) -> Self {
         let shared =
             Shared { informers: informers.clone(), manager: manager.to_owned(), applied: Mutex::default() };
-        Self { shared: Arc::new(shared), writes: Arc::default(), wrote: Marks::default() }
+        Self { shared: Arc::new(shared), writes: Arc::default() }
     }
 
     /// The same client with a record of writes of its own.
     pub(crate) fn for_request(&self) -> Self {
-        Self { shared: self.shared.clone(), writes: Arc::default(), wrote: Marks::default() }
+        Self { shared: self.shared.clone(), writes: Arc::default() }
     }
 
     /// Waits until every write so far is in the caches; false when that takes longer than `limit`.
@@ -103,7 +103,7 @@ impl CachedClient {
 
     /// What it has changed in the API since this was asked last.
     pub(crate) fn wrote(&self) -> Vec<Mark> {
-        self.wrote.take()
+        self.writes.lock().marks.take()
     }
 
     /// The client underneath, whose writes are not tracked.
@@ -257,7 +257,7 @@ impl CachedClient {
             }
             Err(error) => return Err(self.doubt::<K>(&Target::of(object), error)),
         }
-        self.wrote.add(Mark::Deleted(meta.uid.clone().unwrap_or_default()));
+        self.writes.lock().marks.add(Mark::Deleted(meta.uid.clone().unwrap_or_default()));
         for informer in self.shared.informers.following::<K>() {
             self.writes.lock().push(informer.lets_go(Key::of(object), meta.uid.clone()));
         }
@@ -326,7 +326,7 @@ impl CachedClient {
         let revision = revision_of(&object);
         let namespace = object.meta().namespace.as_deref();
         if before.is_none() || before != object.meta().resource_version {
-            self.wrote.add(Mark::Wrote(revision));
+            self.writes.lock().marks.add(Mark::Wrote(revision));
         }
         for informer in self.shared.informers.following::<K>() {
             if !informer.has_reached(namespace, revision) {

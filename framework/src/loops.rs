@@ -6,10 +6,7 @@
 //!
 //! Only keys whose last turn wrote something are remembered, and only what the framework's own client wrote is known.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -41,20 +38,19 @@ impl Mark {
     }
 }
 
-/// What one turn wrote. Cheap to clone; clones share everything.
-#[derive(Clone, Default)]
-pub(crate) struct Marks(Arc<Mutex<Vec<Mark>>>);
+/// What one turn wrote.
+#[derive(Default)]
+pub(crate) struct Marks(Vec<Mark>);
 
 impl Marks {
-    pub(crate) fn add(&self, mark: Mark) {
-        let mut marks = self.0.lock();
-        if marks.len() <= MARKS {
-            marks.push(mark);
+    pub(crate) fn add(&mut self, mark: Mark) {
+        if self.0.len() <= MARKS {
+            self.0.push(mark);
         }
     }
 
-    pub(crate) fn take(&self) -> Vec<Mark> {
-        std::mem::take(&mut *self.0.lock())
+    pub(crate) fn take(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.0)
     }
 }
 
