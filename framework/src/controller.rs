@@ -11,7 +11,8 @@ mod triggers;
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Action, CachedClient, Delta, Error, Key, Limits, Object, Recorder, Rules, Runnable, Scope, Verbs,
+    Action, CachedClient, Delta, Error, Key, Limits, Object, Recorder, Rules, Runnable, Scope, ShardBy,
+    Shards, Verbs,
     queue::{Backoff, Queue, SharedQueue},
     source::Source,
 };
@@ -67,6 +68,7 @@ pub struct Controller<K: Object> {
     needs: Vec<Need>,
     limits: Limits,
     queue: Option<SharedQueue>,
+    shards: Option<(Shards, ShardBy)>,
 }
 
 type Need = Box<dyn Fn(&Scope, &mut Rules) + Send + Sync>;
@@ -95,6 +97,7 @@ where
             needs: Vec::new(),
             limits: Limits::default(),
             queue: None,
+            shards: None,
         }
     }
 
@@ -192,6 +195,19 @@ where
     pub fn without_leader(mut self) -> Self {
         self.needs_leader = false;
         self
+    }
+
+    /// Runs on every replica, each of which reconciles its share of the keys: no key on two of them at a time.
+    #[must_use]
+    pub fn sharded(self, shards: &Shards) -> Self {
+        self.sharded_by(shards, ShardBy::Key)
+    }
+
+    /// As [`Controller::sharded`]; says what decides to whom an object belongs.
+    #[must_use]
+    pub fn sharded_by(mut self, shards: &Shards, by: ShardBy) -> Self {
+        self.shards = Some((shards.clone(), by));
+        self.without_leader()
     }
 
     /// Works from another queue.

@@ -88,6 +88,7 @@ mod recorder;
 mod reports;
 mod rules;
 mod scope;
+mod shards;
 mod signal;
 pub mod source;
 mod store;
@@ -125,6 +126,7 @@ pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
 pub use recorder::{EventType, Recorder, reference};
 pub use rules::{Place, Rules, Verbs};
 pub use scope::{Scope, Strip};
+pub use shards::{ShardBy, Shards};
 pub use store::Lister;
 
 /// Tells a process that runs for a while to stop: cloned into every part of it.

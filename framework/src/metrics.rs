@@ -19,7 +19,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Failure, failing::Failing};
+use crate::{Failure, failing::Failing, shards::ShardMetrics};
 
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
@@ -39,6 +39,9 @@ struct Inner {
     undecodable: Family<Shaped, Gauge>,
     daemons: Family<Controlled, Gauge>,
     daemon_errors: Family<Controlled, Counter>,
+    shard_members: Family<Grouped, Gauge>,
+    shard_handovers: Family<Grouped, Counter>,
+    shard_keys: Family<Controlled, Gauge>,
     requests: Family<Requested, Counter>,
     request_seconds: Histograms<Verbed>,
     failing: Failing,
@@ -86,6 +89,11 @@ struct Verbed {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Shaped {
     resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Grouped {
+    group: String,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -189,6 +197,15 @@ impl Metrics {
         let (daemons, daemon_errors) = (Family::default(), Family::default());
         r.register("windlass_daemons", "Tasks of objects that run", Family::clone(&daemons));
         r.register("windlass_daemon_errors", "Tasks of objects that failed", Family::clone(&daemon_errors));
+        let (shard_members, shard_handovers, shard_keys) =
+            (Family::default(), Family::default(), Family::default());
+        r.register("windlass_shard_members", "Replicas that share keys", Family::clone(&shard_members));
+        r.register(
+            "windlass_shard_handovers",
+            "Times that this replica began with a share",
+            Family::clone(&shard_handovers),
+        );
+        r.register("windlass_shard_keys", "Objects of this replica's share", Family::clone(&shard_keys));
         let requests = Family::default();
         r.register(
             "rest_client_requests",
@@ -212,6 +229,9 @@ impl Metrics {
             undecodable,
             daemons,
             daemon_errors,
+            shard_members,
+            shard_handovers,
+            shard_keys,
             requests,
             request_seconds,
             failing: Failing::default(),
@@ -279,6 +299,18 @@ impl Metrics {
         let labels = Controlled { controller: name.to_owned() };
         let inner = &self.inner;
         (inner.daemons.get_or_create_owned(&labels), inner.daemon_errors.get_or_create_owned(&labels))
+    }
+
+    pub(crate) fn shards(&self, group: &str) -> ShardMetrics {
+        let labels = Grouped { group: group.to_owned() };
+        ShardMetrics {
+            members: self.inner.shard_members.get_or_create_owned(&labels),
+            handovers: self.inner.shard_handovers.get_or_create_owned(&labels),
+        }
+    }
+
+    pub(crate) fn sharded_keys(&self, controller: &str) -> Gauge {
+        self.inner.shard_keys.get_or_create_owned(&Controlled { controller: controller.to_owned() })
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {

@@ -133,7 +133,23 @@ impl Operator {
     /// that nothing registered are refused ([`Manager::guarded`]). Needs a tokio runtime.
     #[must_use]
     pub fn manager(&self, client: Client, random: Source) -> ManagerBuilder {
-        let mut manager = Manager::guarded(client, random).field_manager(self.name);
+        self.staff(Manager::guarded(client, random))
+    }
+
+    /// As [`Operator::manager`], for a process of this namespace and identity among its replicas.
+    #[must_use]
+    pub fn manager_at(
+        &self,
+        client: Client,
+        random: Source,
+        namespace: &str,
+        identity: &str,
+    ) -> ManagerBuilder {
+        self.staff(Manager::guarded(client, random).at(namespace, identity))
+    }
+
+    fn staff(&self, manager: ManagerBuilder) -> ManagerBuilder {
+        let mut manager = manager.field_manager(self.name);
         if self.warm_standby {
             manager = manager.warm_standby();
         }
@@ -201,9 +217,10 @@ impl Operator {
     async fn run(&self, flags: Flags) -> Result<(), BoxError> {
         let client = Client::try_from(config(&flags).await?)?;
         let namespace = flags.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-        let mut manager = self.manager(client, Source::from_entropy());
+        let identity = identity();
+        let mut manager = self.manager_at(client, Source::from_entropy(), &namespace, &identity);
         if flags.leader_elect {
-            manager = manager.leader_election(Lease::new(&namespace, self.name, &identity()));
+            manager = manager.leader_election(Lease::new(&namespace, self.name, &identity));
         }
         if let Some(address) = flags.admin {
             manager = manager.admin(address);

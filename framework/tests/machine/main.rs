@@ -9,4 +9,5 @@ mod leases;
 mod operators;
 mod regressions;
 mod reports;
+mod shards;
 mod triggers;
