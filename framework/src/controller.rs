@@ -49,6 +49,8 @@ pub struct Request<K: Object> {
     pub client: CachedClient,
     /// Tells people.
     pub recorder: Recorder,
+    /// The member that the object is in; `None` in the hub, and where there is one cluster alone. See [`crate::clusters`].
+    pub cluster: Option<Arc<str>>,
 }
 
 /// Describes a controller; [`Controller::build`] makes it run.
@@ -69,6 +71,8 @@ pub struct Controller<K: Object> {
     limits: Limits,
     queue: Option<SharedQueue>,
     shards: Option<(Shards, ShardBy)>,
+    /// Parts that it cannot run without.
+    brings: Vec<Arc<dyn Runnable>>,
 }
 
 type Need = Box<dyn Fn(&Scope, &mut Rules) + Send + Sync>;
@@ -98,6 +102,7 @@ where
             limits: Limits::default(),
             queue: None,
             shards: None,
+            brings: Vec::new(),
         }
     }
 
@@ -207,6 +212,7 @@ where
     #[must_use]
     pub fn sharded_by(mut self, shards: &Shards, by: ShardBy) -> Self {
         self.shards = Some((shards.clone(), by));
+        self.brings(shards.part());
         self.without_leader()
     }
 
@@ -215,6 +221,11 @@ where
     pub fn queue(mut self, queue: impl Queue<Key>) -> Self {
         self.queue = Some(Arc::new(queue));
         self
+    }
+
+    /// Runs along with it.
+    pub(crate) fn brings(&mut self, part: Arc<dyn Runnable>) {
+        self.brings.push(part);
     }
 
     /// The controller, ready to be handed to a manager.

@@ -79,6 +79,8 @@ pub struct RunCx {
     pub metrics: Metrics,
     /// The randomness of the process.
     pub random: Source,
+    /// The member that it runs on; see [`crate::clusters`].
+    pub cluster: Option<Arc<str>>,
     /// Cancelled when the part has to stop.
     pub stop: CancellationToken,
     /// Connections that come otherwise than by sockets.
@@ -119,6 +121,7 @@ pub struct ManagerBuilder {
     random: Source,
     field_manager: String,
     home: Home,
+    cluster: Option<Arc<str>>,
     lease: Option<Lease>,
     warm_standby: bool,
     admin: Option<SocketAddr>,
@@ -150,6 +153,7 @@ impl Manager {
         ManagerBuilder {
             parts: Vec::new(),
             home,
+            cluster: None,
             informers: Informers::seeded(client, random.fork("informers")),
             metrics,
             random,
@@ -179,6 +183,12 @@ impl Manager {
     #[must_use]
     pub fn informers(&self) -> &Informers {
         &self.cx.informers
+    }
+
+    /// The client that parts are given.
+    #[must_use]
+    pub fn client(&self) -> &CachedClient {
+        &self.cx.client
     }
 
     /// The metrics.
@@ -289,6 +299,11 @@ impl ManagerBuilder {
     #[must_use]
     pub fn at(mut self, namespace: &str, identity: &str) -> Self {
         self.home = Home { namespace: namespace.to_owned(), identity: identity.to_owned() };
+        self
+    }
+
+    pub(crate) fn in_cluster(mut self, name: Arc<str>) -> Self {
+        self.cluster = Some(name);
         self
     }
 
@@ -408,6 +423,7 @@ impl ManagerBuilder {
             informers: self.informers,
             metrics: self.metrics,
             random: self.random,
+            cluster: self.cluster,
             stop: CancellationToken::new(),
             #[cfg(feature = "webhook")]
             doors: self.doors,

@@ -25,7 +25,7 @@ use crate::{BoxError, Endpoint, Lease, Manager, ManagerBuilder, Rules, random::S
 use args::{Command, Flags};
 
 /// The version of [`Description`] that this library writes.
-const DESCRIPTION: u32 = 1;
+pub(crate) const DESCRIPTION: u32 = 1;
 
 /// An operator: its name, its kinds, and the parts that run.
 ///
@@ -160,10 +160,7 @@ impl Operator {
     /// What it brings and needs. Needs a tokio runtime, and talks to nobody.
     #[must_use]
     pub fn description(&self) -> Description {
-        let nobody = tower::service_fn(|_: Request<Body>| {
-            std::future::pending::<Result<Response<Body>, Infallible>>()
-        });
-        let manager = self.manager(Client::new(nobody, "default"), Source::seeded(0));
+        let manager = self.manager(nobody(), Source::seeded(0));
         let mut rules = manager.rules();
         rules.allow_lease(self.name);
         let mut crds = self.crds.clone();
@@ -227,6 +224,13 @@ impl Operator {
         }
         manager.build().run(told_to_stop()).await
     }
+}
+
+/// A client that nobody answers: for managers that are only described.
+pub(crate) fn nobody() -> Client {
+    let nobody =
+        tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    Client::new(nobody, "default")
 }
 
 /// The cluster that was named, or that the environment or the pod names.

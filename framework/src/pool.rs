@@ -41,6 +41,8 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) loops: Arc<Loops>,
     /// Lets through the keys of this replica alone.
     pub(crate) gate: Option<Arc<Gate>>,
+    /// The member that it runs on.
+    pub(crate) cluster: Option<Arc<str>>,
     /// Reconciles that were begun.
     pub(crate) turns: AtomicU64,
     /// Keys that wait for their own writes.
@@ -79,6 +81,7 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
             attempt: work.failures,
             client: client.clone(),
             recorder: self.recorder.clone(),
+            cluster: self.cluster.clone(),
             key,
         };
         let begun = Instant::now();

@@ -54,7 +54,7 @@ where
     }
 
     fn brings(&self) -> Vec<Arc<dyn Runnable>> {
-        self.controller.shards.iter().map(|(shards, _)| shards.part()).collect()
+        self.controller.brings.clone()
     }
 
     fn warm(&self, cx: &RunCx) {
@@ -104,6 +104,7 @@ where
             failing: cx.metrics.failing().clone(),
             loops: loops.clone(),
             gate,
+            cluster: cx.cluster.clone(),
             turns: AtomicU64::new(1),
             holds: Mutex::default(),
         });

@@ -1,5 +1,6 @@
 //! The framework against a scripted API server, under virtual time.
 
+mod clusters;
 mod controllers;
 mod daemons;
 mod dependents;
