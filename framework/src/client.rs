@@ -112,6 +112,11 @@ impl CachedClient {
         self.shared.informers.client()
     }
 
+    /// The name that writes carry in managed fields.
+    pub(crate) fn field_manager(&self) -> &str {
+        &self.shared.manager
+    }
+
     /// The caches.
     #[must_use]
     pub fn informers(&self) -> &Informers {

@@ -11,7 +11,8 @@ mod triggers;
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    Action, CachedClient, Delta, Error, Key, Limits, Object, Recorder, Rules, Runnable, Scope, Verbs,
+    Action, CachedClient, Delta, Error, Key, Limits, Object, Recorder, Rules, Runnable, Scope, ShardBy,
+    Shards, Verbs,
     queue::{Backoff, Queue, SharedQueue},
     source::Source,
 };
@@ -48,6 +49,8 @@ pub struct Request<K: Object> {
     pub client: CachedClient,
     /// Tells people.
     pub recorder: Recorder,
+    /// The member that the object is in; `None` in the hub, and where there is one cluster alone. See [`crate::clusters`].
+    pub cluster: Option<Arc<str>>,
 }
 
 /// Describes a controller; [`Controller::build`] makes it run.
@@ -67,6 +70,9 @@ pub struct Controller<K: Object> {
     needs: Vec<Need>,
     limits: Limits,
     queue: Option<SharedQueue>,
+    shards: Option<(Shards, ShardBy)>,
+    /// Parts that it cannot run without.
+    brings: Vec<Arc<dyn Runnable>>,
 }
 
 type Need = Box<dyn Fn(&Scope, &mut Rules) + Send + Sync>;
@@ -95,6 +101,8 @@ where
             needs: Vec::new(),
             limits: Limits::default(),
             queue: None,
+            shards: None,
+            brings: Vec::new(),
         }
     }
 
@@ -194,11 +202,30 @@ where
         self
     }
 
+    /// Runs on every replica, each of which reconciles its share of the keys: no key on two of them at a time.
+    #[must_use]
+    pub fn sharded(self, shards: &Shards) -> Self {
+        self.sharded_by(shards, ShardBy::Key)
+    }
+
+    /// As [`Controller::sharded`]; says what decides to whom an object belongs.
+    #[must_use]
+    pub fn sharded_by(mut self, shards: &Shards, by: ShardBy) -> Self {
+        self.shards = Some((shards.clone(), by));
+        self.brings(shards.part());
+        self.without_leader()
+    }
+
     /// Works from another queue.
     #[must_use]
     pub fn queue(mut self, queue: impl Queue<Key>) -> Self {
         self.queue = Some(Arc::new(queue));
         self
+    }
+
+    /// Runs along with it.
+    pub(crate) fn brings(&mut self, part: Arc<dyn Runnable>) {
+        self.brings.push(part);
     }
 
     /// The controller, ready to be handed to a manager.

@@ -44,6 +44,11 @@ pub trait Runnable: Send + Sync + 'static {
     /// [`ManagerBuilder::warm_standby`].
     fn warm(&self, _cx: &RunCx) {}
 
+    /// Other parts that it cannot run without. A part that several bring runs once.
+    fn brings(&self) -> Vec<Arc<dyn Runnable>> {
+        Vec::new()
+    }
+
     /// Where an API server asks it, if one does.
     fn endpoint(&self) -> Option<Endpoint> {
         None
@@ -74,6 +79,8 @@ pub struct RunCx {
     pub metrics: Metrics,
     /// The randomness of the process.
     pub random: Source,
+    /// The member that it runs on; see [`crate::clusters`].
+    pub cluster: Option<Arc<str>>,
     /// Cancelled when the part has to stop.
     pub stop: CancellationToken,
     /// Connections that come otherwise than by sockets.
@@ -99,6 +106,13 @@ pub struct Manager {
     checks: Checks,
 }
 
+/// Where a process lives, and who it is.
+#[derive(Clone)]
+struct Home {
+    namespace: String,
+    identity: String,
+}
+
 /// Describes a manager.
 pub struct ManagerBuilder {
     parts: Vec<Arc<dyn Runnable>>,
@@ -106,6 +120,8 @@ pub struct ManagerBuilder {
     metrics: Metrics,
     random: Source,
     field_manager: String,
+    home: Home,
+    cluster: Option<Arc<str>>,
     lease: Option<Lease>,
     warm_standby: bool,
     admin: Option<SocketAddr>,
@@ -130,8 +146,14 @@ impl Manager {
     }
 
     fn counting(client: Client, random: Source, metrics: Metrics) -> ManagerBuilder {
+        let home = Home {
+            namespace: client.default_namespace().to_owned(),
+            identity: format!("{:016x}", random.fork("identity").next_u64()),
+        };
         ManagerBuilder {
             parts: Vec::new(),
+            home,
+            cluster: None,
             informers: Informers::seeded(client, random.fork("informers")),
             metrics,
             random,
@@ -161,6 +183,12 @@ impl Manager {
     #[must_use]
     pub fn informers(&self) -> &Informers {
         &self.cx.informers
+    }
+
+    /// The client that parts are given.
+    #[must_use]
+    pub fn client(&self) -> &CachedClient {
+        &self.cx.client
     }
 
     /// The metrics.
@@ -255,6 +283,30 @@ impl ManagerBuilder {
         &self.random
     }
 
+    /// The namespace that the process lives in: that of its client if nothing else was said.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.home.namespace
+    }
+
+    /// Who the process is among its replicas: something drawn at random if nothing else was said.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.home.identity
+    }
+
+    /// Says where the process lives and who it is, before parts are added that want to know.
+    #[must_use]
+    pub fn at(mut self, namespace: &str, identity: &str) -> Self {
+        self.home = Home { namespace: namespace.to_owned(), identity: identity.to_owned() };
+        self
+    }
+
+    pub(crate) fn in_cluster(mut self, name: Arc<str>) -> Self {
+        self.cluster = Some(name);
+        self
+    }
+
     /// The name that writes carry in managed fields.
     #[must_use]
     pub fn field_manager(mut self, name: impl Into<String>) -> Self {
@@ -336,6 +388,13 @@ impl ManagerBuilder {
 
     /// Adds a part. Parts start in the order in which they were added.
     pub fn add(&mut self, part: impl Runnable) -> &mut Self {
+        for brought in part.brings() {
+            let known =
+                |part: &Arc<dyn Runnable>| std::ptr::addr_eq(Arc::as_ptr(part), Arc::as_ptr(&brought));
+            if !self.parts.iter().any(known) {
+                self.parts.push(brought);
+            }
+        }
         self.parts.push(Arc::new(part));
         self
     }
@@ -345,7 +404,7 @@ impl ManagerBuilder {
     pub fn build(mut self) -> Manager {
         let rules = self.guard.as_ref().map(|guard| {
             let own = self.lease.as_ref().map(|lease| lease.namespace.as_str());
-            let rules = self.rules().at_home(own.unwrap_or(self.informers.client().default_namespace()));
+            let rules = self.rules().at_home(own.unwrap_or(&self.home.namespace));
             guard.seal(rules.clone());
             rules
         });
@@ -364,6 +423,7 @@ impl ManagerBuilder {
             informers: self.informers,
             metrics: self.metrics,
             random: self.random,
+            cluster: self.cluster,
             stop: CancellationToken::new(),
             #[cfg(feature = "webhook")]
             doors: self.doors,

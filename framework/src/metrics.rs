@@ -4,7 +4,9 @@
 //! leader election and requests are client-go's (`leader_election_*`, `rest_client_*`); what upstream does not count is `windlass_*`. A registry belongs to a manager, never to the process, so that
 //! several clusters in one test do not count into each other.
 
-use std::{sync::Arc, time::Duration};
+mod merge;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
@@ -19,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Failure, failing::Failing};
+use crate::{Failure, failing::Failing, shards::ShardMetrics};
 
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
@@ -32,6 +34,8 @@ pub struct Metrics {
 struct Inner {
     registry: Mutex<Registry>,
     refreshers: Mutex<Vec<Refresh>>,
+    /// Those of members, by their names.
+    clusters: Mutex<BTreeMap<Arc<str>, Metrics>>,
     queue: QueueFamilies,
     controller: ControllerFamilies,
     leader: Family<Named, Gauge>,
@@ -39,6 +43,10 @@ struct Inner {
     undecodable: Family<Shaped, Gauge>,
     daemons: Family<Controlled, Gauge>,
     daemon_errors: Family<Controlled, Counter>,
+    shard_members: Family<Grouped, Gauge>,
+    shard_handovers: Family<Grouped, Counter>,
+    shard_keys: Family<Controlled, Gauge>,
+    migrated: Family<Shaped, Counter>,
     requests: Family<Requested, Counter>,
     request_seconds: Histograms<Verbed>,
     failing: Failing,
@@ -86,6 +94,11 @@ struct Verbed {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Shaped {
     resource: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Grouped {
+    group: String,
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -189,6 +202,21 @@ impl Metrics {
         let (daemons, daemon_errors) = (Family::default(), Family::default());
         r.register("windlass_daemons", "Tasks of objects that run", Family::clone(&daemons));
         r.register("windlass_daemon_errors", "Tasks of objects that failed", Family::clone(&daemon_errors));
+        let (shard_members, shard_handovers, shard_keys) =
+            (Family::default(), Family::default(), Family::default());
+        r.register("windlass_shard_members", "Replicas that share keys", Family::clone(&shard_members));
+        r.register(
+            "windlass_shard_handovers",
+            "Times that this replica began with a share",
+            Family::clone(&shard_handovers),
+        );
+        r.register("windlass_shard_keys", "Objects of this replica's share", Family::clone(&shard_keys));
+        let migrated = Family::default();
+        r.register(
+            "windlass_migrated_objects",
+            "Stored objects that were written in the version of today",
+            Family::clone(&migrated),
+        );
         let requests = Family::default();
         r.register(
             "rest_client_requests",
@@ -205,6 +233,7 @@ impl Metrics {
         let inner = Inner {
             registry: Mutex::new(registry),
             refreshers: Mutex::default(),
+            clusters: Mutex::default(),
             queue,
             controller,
             leader,
@@ -212,6 +241,10 @@ impl Metrics {
             undecodable,
             daemons,
             daemon_errors,
+            shard_members,
+            shard_handovers,
+            shard_keys,
+            migrated,
             requests,
             request_seconds,
             failing: Failing::default(),
@@ -231,13 +264,25 @@ impl Metrics {
         let mut out = String::new();
         // Writing to a string fails only if a metric's own encoding does; what was written until then is still good.
         let _ = text::encode(&mut out, &self.inner.registry.lock());
-        out
+        let clusters = self.inner.clusters.lock().clone();
+        if clusters.is_empty() {
+            return out;
+        }
+        merge::merge(&out, clusters.iter().map(|(name, metrics)| (&**name, metrics.render())))
     }
 
     /// What fails to be reconciled right now, by controller and key.
     #[must_use]
     pub fn failures(&self) -> Vec<Failure> {
-        self.inner.failing.all()
+        let mut all = self.inner.failing.all();
+        for (cluster, metrics) in self.inner.clusters.lock().clone() {
+            let named = |failure: Failure| {
+                let controller = format!("{} in {cluster}", failure.controller);
+                Failure { controller, ..failure }
+            };
+            all.extend(metrics.failures().into_iter().map(named));
+        }
+        all
     }
 
     pub(crate) fn failing(&self) -> &Failing {
@@ -279,6 +324,31 @@ impl Metrics {
         let labels = Controlled { controller: name.to_owned() };
         let inner = &self.inner;
         (inner.daemons.get_or_create_owned(&labels), inner.daemon_errors.get_or_create_owned(&labels))
+    }
+
+    /// Shows the metrics of a member along with these, with the label `cluster`.
+    pub(crate) fn with_cluster(&self, name: &Arc<str>, metrics: &Self) {
+        self.inner.clusters.lock().insert(name.clone(), metrics.clone());
+    }
+
+    pub(crate) fn without_cluster(&self, name: &str) {
+        self.inner.clusters.lock().remove(name);
+    }
+
+    pub(crate) fn shards(&self, group: &str) -> ShardMetrics {
+        let labels = Grouped { group: group.to_owned() };
+        ShardMetrics {
+            members: self.inner.shard_members.get_or_create_owned(&labels),
+            handovers: self.inner.shard_handovers.get_or_create_owned(&labels),
+        }
+    }
+
+    pub(crate) fn migrated_objects(&self, resource: &str) -> Counter {
+        self.inner.migrated.get_or_create_owned(&Shaped { resource: resource.to_owned() })
+    }
+
+    pub(crate) fn sharded_keys(&self, controller: &str) -> Gauge {
+        self.inner.shard_keys.get_or_create_owned(&Controlled { controller: controller.to_owned() })
     }
 
     pub(crate) fn queue(&self, name: &str) -> QueueMetrics {

@@ -25,7 +25,7 @@ use crate::{BoxError, Endpoint, Lease, Manager, ManagerBuilder, Rules, random::S
 use args::{Command, Flags};
 
 /// The version of [`Description`] that this library writes.
-const DESCRIPTION: u32 = 1;
+pub(crate) const DESCRIPTION: u32 = 1;
 
 /// An operator: its name, its kinds, and the parts that run.
 ///
@@ -133,7 +133,23 @@ impl Operator {
     /// that nothing registered are refused ([`Manager::guarded`]). Needs a tokio runtime.
     #[must_use]
     pub fn manager(&self, client: Client, random: Source) -> ManagerBuilder {
-        let mut manager = Manager::guarded(client, random).field_manager(self.name);
+        self.staff(Manager::guarded(client, random))
+    }
+
+    /// As [`Operator::manager`], for a process of this namespace and identity among its replicas.
+    #[must_use]
+    pub fn manager_at(
+        &self,
+        client: Client,
+        random: Source,
+        namespace: &str,
+        identity: &str,
+    ) -> ManagerBuilder {
+        self.staff(Manager::guarded(client, random).at(namespace, identity))
+    }
+
+    fn staff(&self, manager: ManagerBuilder) -> ManagerBuilder {
+        let mut manager = manager.field_manager(self.name);
         if self.warm_standby {
             manager = manager.warm_standby();
         }
@@ -144,10 +160,7 @@ impl Operator {
     /// What it brings and needs. Needs a tokio runtime, and talks to nobody.
     #[must_use]
     pub fn description(&self) -> Description {
-        let nobody = tower::service_fn(|_: Request<Body>| {
-            std::future::pending::<Result<Response<Body>, Infallible>>()
-        });
-        let manager = self.manager(Client::new(nobody, "default"), Source::seeded(0));
+        let manager = self.manager(nobody(), Source::seeded(0));
         let mut rules = manager.rules();
         rules.allow_lease(self.name);
         let mut crds = self.crds.clone();
@@ -201,15 +214,23 @@ impl Operator {
     async fn run(&self, flags: Flags) -> Result<(), BoxError> {
         let client = Client::try_from(config(&flags).await?)?;
         let namespace = flags.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
-        let mut manager = self.manager(client, Source::from_entropy());
+        let identity = identity();
+        let mut manager = self.manager_at(client, Source::from_entropy(), &namespace, &identity);
         if flags.leader_elect {
-            manager = manager.leader_election(Lease::new(&namespace, self.name, &identity()));
+            manager = manager.leader_election(Lease::new(&namespace, self.name, &identity));
         }
         if let Some(address) = flags.admin {
             manager = manager.admin(address);
         }
         manager.build().run(told_to_stop()).await
     }
+}
+
+/// A client that nobody answers: for managers that are only described.
+pub(crate) fn nobody() -> Client {
+    let nobody =
+        tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
+    Client::new(nobody, "default")
 }
 
 /// The cluster that was named, or that the environment or the pod names.

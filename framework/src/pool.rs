@@ -24,6 +24,7 @@ use crate::{
     loops::{self, Circle, Loops},
     metrics::ControllerMetrics,
     queue::{Outcome, SharedQueue, Work},
+    shards::{Gate, Pass},
 };
 
 pub(crate) struct Pool<K: Object, R> {
@@ -38,6 +39,10 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) metrics: ControllerMetrics,
     pub(crate) failing: Failing,
     pub(crate) loops: Arc<Loops>,
+    /// Lets through the keys of this replica alone.
+    pub(crate) gate: Option<Arc<Gate>>,
+    /// The member that it runs on.
+    pub(crate) cluster: Option<Arc<str>>,
     /// Reconciles that were begun.
     pub(crate) turns: AtomicU64,
     /// Keys that wait for their own writes.
@@ -48,6 +53,8 @@ pub(crate) struct Pool<K: Object, R> {
 enum Cut {
     TimedOut,
     Panicked(String),
+    /// Another replica takes over.
+    Lost,
 }
 
 impl<K: Object, R: Reconcile<K>> Pool<K, R> {
@@ -62,6 +69,11 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
     async fn turn(&self, work: Work<Key>) {
         let key = work.item;
         let ticket = Ticket { queue: self.queue.clone(), key: key.clone(), outcome: Outcome::Backoff };
+        let pass = self.gate.as_ref().map(|gate| gate.enter(&key));
+        if let Some(None) = pass {
+            return ticket.punch(Outcome::Drop);
+        }
+        let pass = pass.flatten();
         self.loops.begin(&key);
         let client = self.client.for_request();
         let request = Request {
@@ -69,6 +81,7 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
             attempt: work.failures,
             client: client.clone(),
             recorder: self.recorder.clone(),
+            cluster: self.cluster.clone(),
             key,
         };
         let begun = Instant::now();
@@ -77,11 +90,18 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         let id = self.turns.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("reconcile", controller = self.name, key = %ticket.key, id);
         let limited = tokio::time::timeout(self.timeout, self.reconcile.reconcile(request)).instrument(span);
-        let result = match AssertUnwindSafe(limited).catch_unwind().await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(Cut::TimedOut),
-            Err(panic) => Err(Cut::Panicked(message(&*panic))),
+        let ended = tokio::select! {
+            biased;
+            ended = AssertUnwindSafe(limited).catch_unwind() => Some(ended),
+            () = cut(pass.as_ref()) => None,
         };
+        let result = match ended {
+            Some(Ok(Ok(result))) => Ok(result),
+            Some(Ok(Err(_))) => Err(Cut::TimedOut),
+            Some(Err(panic)) => Err(Cut::Panicked(message(&*panic))),
+            None => Err(Cut::Lost),
+        };
+        drop(pass);
         self.metrics.active.dec();
         self.metrics.time.observe(begun.elapsed().as_secs_f64());
         let circle = self.loops.end(&ticket.key, client.wrote());
@@ -176,8 +196,20 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
                 self.failing.failed(self.name, key, format!("it panicked: {message}"));
                 tracing::error!(controller = self.name, %key, message, "reconcile panicked");
             }
+            Cut::Lost => {
+                tracing::warn!(controller = self.name, %key, "reconcile was cut off: its shard was lost");
+                return Outcome::Drop;
+            }
         }
         Outcome::Backoff
+    }
+}
+
+/// Waits until work that was let through has to be cut off.
+async fn cut(pass: Option<&Pass>) {
+    match pass {
+        Some(pass) => pass.cut().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,10 +8,11 @@ use tokio::task::JoinSet;
 
 use super::{Controller, Reconcile, Wiring, triggers::Kept};
 use crate::{
-    BoxError, Informers, Key, Object, Place, Rules, RunCx, Runnable, Verbs,
+    BoxError, Delta, Informer, Informers, Key, Object, Place, Rules, RunCx, Runnable, Subscription, Verbs,
     loops::Loops,
     pool::Pool,
     queue::{Fair, SharedQueue},
+    shards::Gate,
     source::{self, SourceCx},
 };
 
@@ -52,6 +53,10 @@ where
         self.reconcile.needs(scope, rules);
     }
 
+    fn brings(&self) -> Vec<Arc<dyn Runnable>> {
+        self.controller.brings.clone()
+    }
+
     fn warm(&self, cx: &RunCx) {
         let (informers, scope) = (&cx.informers, &self.controller.scope);
         let mut kept: Vec<Kept> = vec![Box::new(informers.get::<K>(scope.clone()))];
@@ -85,6 +90,7 @@ where
             _ = join_all(synced) => {}
             () = cx.stop.cancelled() => return Ok(()),
         }
+        let (gate, _deletes) = self.gate(&cx, &queue, &informer).unzip();
         let pool = Arc::new(Pool {
             name: controller.name,
             reconcile: self.reconcile.clone(),
@@ -97,6 +103,8 @@ where
             metrics: cx.metrics.controller(controller.name),
             failing: cx.metrics.failing().clone(),
             loops: loops.clone(),
+            gate,
+            cluster: cx.cluster.clone(),
             turns: AtomicU64::new(1),
             holds: Mutex::default(),
         });
@@ -113,6 +121,30 @@ where
         while workers.join_next().await.is_some() {}
         *self.kept.lock() = wires.into_iter().map(|wire| wire.keep).collect();
         Ok(())
+    }
+
+    /// What lets through this replica's keys alone, if keys are shared.
+    fn gate(
+        &self,
+        cx: &RunCx,
+        queue: &SharedQueue,
+        informer: &Informer<K>,
+    ) -> Option<(Arc<Gate>, Subscription)> {
+        let (shards, by) = self.controller.shards.as_ref()?;
+        let gate = Gate::open(shards, *by, queue, informer.lister());
+        let (seen, counted) = (gate.clone(), Arc::downgrade(&gate));
+        let deletes = informer.subscribe(move |delta: &Delta<K>| {
+            if delta.is_deleted() {
+                seen.deleted(delta.key(), delta.object().meta().uid.as_deref());
+            }
+        });
+        let keys = cx.metrics.sharded_keys(self.controller.name);
+        cx.metrics.on_render(move || {
+            let Some(gate) = counted.upgrade() else { return false };
+            keys.set(i64::try_from(gate.held()).unwrap_or(i64::MAX));
+            true
+        });
+        Some((gate, deletes))
     }
 
     /// What triggers the controller from outside of the API.

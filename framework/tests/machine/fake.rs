@@ -172,6 +172,9 @@ impl Fake {
         if let Some(code) = state.fault(&parts.method, &parts.uri.to_string()) {
             return status(code, "scripted");
         }
+        if parts.uri.path() == "/version" {
+            return ok(&version());
+        }
         let target = Target::parse(parts.uri.path());
         match (&parts.method, target.place.name.is_empty()) {
             (&Method::GET, true) if query.contains_key("watch") => {
@@ -426,6 +429,21 @@ fn merge(into: &mut Value, patch: &Value) {
             merge(&mut into[name], value);
         }
     }
+}
+
+fn version() -> Value {
+    let fields = [
+        "major",
+        "minor",
+        "gitVersion",
+        "gitCommit",
+        "gitTreeState",
+        "buildDate",
+        "goVersion",
+        "compiler",
+        "platform",
+    ];
+    fields.into_iter().map(|field| (field.to_owned(), json!(""))).collect::<serde_json::Map<_, _>>().into()
 }
 
 fn event(kind: &str, object: &Value) -> Bytes {

@@ -1,5 +1,6 @@
 //! The framework against a scripted API server, under virtual time.
 
+mod clusters;
 mod controllers;
 mod daemons;
 mod dependents;
@@ -9,4 +10,5 @@ mod leases;
 mod operators;
 mod regressions;
 mod reports;
+mod shards;
 mod triggers;
