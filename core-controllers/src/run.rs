@@ -65,7 +65,7 @@ pub fn manager(client: Client, run: &RunOptions) -> Result<Manager, table::Unkno
 fn scheduler(client: Client, run: &RunOptions) -> Manager {
     let random = run.seed.map_or_else(Source::from_entropy, Source::seeded).fork("scheduler");
     let mut builder = Manager::seeded(client, random).field_manager("kube-scheduler");
-    builder.add(Scheduler);
+    builder.add(Scheduler::default());
     if let Some(identity) = &run.leader_elect {
         let (namespace, name) = windlass_scheduler::LEASE;
         builder = builder.leader_election(Lease::new(namespace, name, identity));

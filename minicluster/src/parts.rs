@@ -63,7 +63,7 @@ pub(crate) async fn controllers(client: Client, ca_pem: Option<String>, stop: Ca
 /// Runs the scheduler.
 pub(crate) async fn scheduler(client: Client, stop: CancellationToken) {
     let mut manager = Manager::builder(client).field_manager("kube-scheduler");
-    manager.add(Scheduler);
+    manager.add(Scheduler::default());
     if let Err(error) = manager.build().run(stop.cancelled_owned()).await {
         tracing::error!(%error, "the scheduler stopped");
     }

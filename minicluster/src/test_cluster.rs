@@ -406,7 +406,7 @@ impl TestCluster {
         if self.wanted.scheduler {
             let client = self.component("scheduler", Identity::new("system:kube-scheduler", &[]));
             let mut manager = Manager::seeded(client, self.random.fork("scheduling"));
-            manager.add(Scheduler);
+            manager.add(Scheduler::default());
             self.run(manager.build());
         }
     }

@@ -76,10 +76,15 @@ pub(crate) fn is_told(pod: &PodInfo, reason: &str, message: &str) -> bool {
 }
 
 /// Makes a pod leave for a more important one.
-pub(crate) async fn preempt(client: &Client, victim: &PodInfo, by: &PodInfo) -> Result<(), kube::Error> {
+pub(crate) async fn preempt(
+    client: &Client,
+    victim: &PodInfo,
+    by: &PodInfo,
+    scheduler: &str,
+) -> Result<(), kube::Error> {
     let condition = json!({
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": windlass::clock::time(),
     });
     let patch = json!({ "metadata": { "uid": victim.uid() }, "status": { "conditions": [condition] } });

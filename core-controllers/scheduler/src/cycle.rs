@@ -1,12 +1,20 @@
 //! One decision: the filters, the scores, the choice. Pure.
 
-use std::{cell::OnceCell, collections::BTreeMap};
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
+use tokio::time::Instant;
 use windlass::random::Source;
 
 use crate::{
-    plugins::{self, Refusal, TABLE, inter_pod_affinity::Places, topology_spread::Counts},
+    metrics::{Outcome, Timings},
+    plugin::{Point, PreFilter, State},
+    plugins::{self, Refusal, SCORE_MAX, inter_pod_affinity::Places, topology_spread::Counts},
     pod::PodInfo,
+    profile::{Part, Profile},
     snapshot::{Index, Snapshot},
 };
 
@@ -19,14 +27,74 @@ pub struct Cycle<'a> {
     pub pod: &'a PodInfo,
     /// The nodes.
     pub snapshot: &'a Snapshot,
+    profile: &'a Profile,
     places: OnceCell<Places>,
     spread: OnceCell<Counts>,
+    state: State,
+    /// Plugins whose filters have nothing to say about this pod.
+    skipped: Vec<&'static str>,
+    /// Plugins that leave only these nodes.
+    only: Vec<(&'static str, BTreeSet<Index>)>,
 }
 
 impl<'a> Cycle<'a> {
-    /// Begins a decision.
+    /// Begins a decision with the built-in plugins.
     pub fn new(pod: &'a PodInfo, snapshot: &'a Snapshot) -> Self {
-        Self { pod, snapshot, places: OnceCell::new(), spread: OnceCell::new() }
+        Self::bare(pod, snapshot, Profile::standard())
+    }
+
+    fn bare(pod: &'a PodInfo, snapshot: &'a Snapshot, profile: &'a Profile) -> Self {
+        Self {
+            pod,
+            snapshot,
+            profile,
+            places: OnceCell::new(),
+            spread: OnceCell::new(),
+            state: State::default(),
+            skipped: Vec::new(),
+            only: Vec::new(),
+        }
+    }
+
+    /// Begins a decision with the plugins of a profile: asks those that look at all nodes first.
+    ///
+    /// # Errors
+    /// When one of them says that no node takes the pod.
+    pub fn begin(pod: &'a PodInfo, snapshot: &'a Snapshot, profile: &'a Profile) -> Result<Self, Refusal> {
+        let mut cycle = Self::bare(pod, snapshot, profile);
+        cycle.pre_filter().map(|()| cycle)
+    }
+
+    /// As [`Cycle::begin`], with as much as was found out until somebody refused.
+    pub(crate) fn begun(pod: &'a PodInfo, snapshot: &'a Snapshot, profile: &'a Profile) -> Self {
+        let mut cycle = Self::bare(pod, snapshot, profile);
+        // Who refused is known to who asks for this.
+        let _ = cycle.pre_filter();
+        cycle
+    }
+
+    fn pre_filter(&mut self) -> Result<(), Refusal> {
+        let profile = self.profile;
+        let cycle = self;
+        let mut state = State::default();
+        for plugin in profile.own(Point::PreFilter) {
+            match plugin.pre_filter(cycle, &mut state) {
+                Ok(PreFilter::All) => {}
+                Ok(PreFilter::Skip) => cycle.skipped.push(plugin.name()),
+                Ok(PreFilter::Only(nodes)) => cycle.only.push((plugin.name(), nodes.into_iter().collect())),
+                Err(reject) => {
+                    cycle.state = state;
+                    return Err(Refusal::of(plugin.name(), reject));
+                }
+            }
+        }
+        cycle.state = state;
+        Ok(())
+    }
+
+    /// What a plugin has kept in this decision.
+    pub fn state<T: 'static>(&self) -> Option<&T> {
+        self.state.get()
     }
 
     pub(crate) fn places(&self) -> &Places {
@@ -39,7 +107,15 @@ impl<'a> Cycle<'a> {
 
     /// The first plugin that refuses a node for this pod.
     pub fn refusal(&self, at: Index) -> Option<Refusal> {
-        TABLE.iter().filter_map(|p| p.filter).find_map(|filter| filter(self, at))
+        if let Some((plugin, _)) = self.only.iter().find(|(_, nodes)| !nodes.contains(&at)) {
+            let reason = format!("node(s) didn't satisfy plugin(s) [{plugin}]");
+            return Some(Refusal { plugin, reasons: vec![reason.into()], final_: true });
+        }
+        self.profile.at(Point::Filter).iter().find_map(|enabled| match &enabled.part {
+            Part::Builtin(builtin) => builtin.filter.and_then(|filter| filter(self, at)),
+            Part::Own(plugin) if self.skipped.contains(&plugin.name()) => None,
+            Part::Own(plugin) => plugin.filter(self, at).err().map(|no| Refusal::of(plugin.name(), no)),
+        })
     }
 }
 
@@ -59,12 +135,20 @@ pub struct Refusals {
     pub nodes: usize,
     /// The refusals by node.
     pub by_node: Vec<(Index, Refusal)>,
+    /// The refusal of all of them at once, before any was looked at.
+    pub all: Option<Refusal>,
 }
 
 impl Refusals {
+    /// One node that was chosen and refused after all.
+    pub fn after_all(at: Index, refusal: Refusal) -> Self {
+        Self { nodes: 1, by_node: vec![(at, refusal)], all: None }
+    }
+
     /// The plugins that refused, each once.
     pub fn plugins(&self) -> Vec<&'static str> {
-        let mut names: Vec<&'static str> = self.by_node.iter().map(|(_, r)| r.plugin).collect();
+        let by_node = self.by_node.iter().map(|(_, refusal)| refusal);
+        let mut names: Vec<&'static str> = by_node.chain(&self.all).map(|refusal| refusal.plugin).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -72,6 +156,9 @@ impl Refusals {
 
     /// Upstream's sentence: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
     pub fn message(&self) -> String {
+        if let Some(refusal) = &self.all {
+            return format!("0/{} nodes are available: {}.", self.nodes, refusal.reasons.join(", "));
+        }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for reason in self.by_node.iter().flat_map(|(_, r)| r.reasons.iter()) {
             *counts.entry(reason).or_default() += 1;
@@ -85,55 +172,132 @@ impl Refusals {
     }
 }
 
-/// Decides where a pod goes. `start` is where to begin looking, so that large clusters are used evenly.
+/// Decides where a pod goes, by the built-in plugins. `start` is where to begin looking, so that large clusters are used
+/// evenly.
 pub fn decide(pod: &PodInfo, snapshot: &Snapshot, start: &mut usize, random: &Source) -> Decision {
-    let cycle = Cycle::new(pod, snapshot);
-    let total = snapshot.len();
-    let wanted = enough(total);
-    let mut feasible = Vec::new();
-    let mut refusals = Refusals { nodes: total, by_node: Vec::new() };
-    let mut looked_at = 0;
-    while looked_at < total && feasible.len() < wanted {
-        let at = (*start + looked_at) % total;
-        match cycle.refusal(at) {
-            None => feasible.push(at),
-            Some(refusal) => refusals.by_node.push((at, refusal)),
+    Profile::standard().decide(pod, snapshot, start, random)
+}
+
+impl Profile {
+    /// Decides where a pod goes. `start` is where to begin looking, so that large clusters are used evenly.
+    pub fn decide(&self, pod: &PodInfo, snapshot: &Snapshot, start: &mut usize, random: &Source) -> Decision {
+        self.decide_timed(pod, snapshot, start, random, None)
+    }
+
+    pub(crate) fn decide_timed(
+        &self,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+        start: &mut usize,
+        random: &Source,
+        timings: Option<&Timings>,
+    ) -> Decision {
+        let took = |point, since: Instant, well: bool| {
+            let outcome = if well { Outcome::Success } else { Outcome::Unschedulable };
+            timings.inspect(|timings| timings.point(point, since, outcome));
+        };
+        let total = snapshot.len();
+        let begin = Instant::now();
+        let begun = Cycle::begin(pod, snapshot, self);
+        took(Point::PreFilter, begin, begun.is_ok());
+        let mut cycle = match begun {
+            Ok(cycle) => cycle,
+            Err(refusal) => {
+                let all = Some(refusal);
+                return Decision::Unschedulable(Refusals { nodes: total, by_node: Vec::new(), all });
+            }
+        };
+        let begin = Instant::now();
+        let wanted = self.enough(total);
+        let mut feasible = Vec::new();
+        let mut refusals = Refusals { nodes: total, ..Refusals::default() };
+        let mut looked_at = 0;
+        while looked_at < total && feasible.len() < wanted {
+            let at = (*start + looked_at) % total;
+            match cycle.refusal(at) {
+                None => feasible.push(at),
+                Some(refusal) => refusals.by_node.push((at, refusal)),
+            }
+            looked_at += 1;
         }
-        looked_at += 1;
+        if total > 0 {
+            *start = (*start + looked_at) % total;
+        }
+        took(Point::Filter, begin, !feasible.is_empty());
+        match feasible.as_slice() {
+            [] => Decision::Unschedulable(refusals),
+            [only] => Decision::Node(*only),
+            many => {
+                let begin = Instant::now();
+                cycle.pre_score(many);
+                took(Point::PreScore, begin, true);
+                let begin = Instant::now();
+                let best = cycle.best(many, random);
+                took(Point::Score, begin, true);
+                Decision::Node(best)
+            }
+        }
     }
-    if total > 0 {
-        *start = (*start + looked_at) % total;
+
+    /// How many feasible nodes are enough to choose among: the larger the cluster, the smaller the share.
+    fn enough(&self, total: usize) -> usize {
+        if total < NODES_ALL {
+            return total;
+        }
+        let adaptive = || 50_usize.saturating_sub(total / 125).max(5);
+        let percent = self.percentage_of_nodes_to_score().map_or_else(adaptive, |percent| percent as usize);
+        (total * percent / 100).max(NODES_ALL)
     }
-    match feasible.as_slice() {
-        [] => Decision::Unschedulable(refusals),
-        [only] => Decision::Node(*only),
-        many => Decision::Node(best(&cycle, many, random)),
+
+    /// What each node says to a pod that none takes, in words: `n1 refuses it by NodeAffinity: ...`, by name.
+    pub fn explain(&self, pod: &PodInfo, snapshot: &Snapshot) -> Vec<String> {
+        let cycle = match Cycle::begin(pod, snapshot, self) {
+            Ok(cycle) => cycle,
+            Err(no) => {
+                return vec![format!("all nodes refuse it by {}: {}", no.plugin, no.reasons.join(", "))];
+            }
+        };
+        let line = |at| {
+            let no: Refusal = cycle.refusal(at)?;
+            Some(format!("{} refuses it by {}: {}", snapshot.names[at], no.plugin, no.reasons.join(", ")))
+        };
+        let mut lines: Vec<String> = (0..snapshot.len()).filter_map(line).collect();
+        lines.sort();
+        lines
     }
 }
 
-/// How many feasible nodes are enough to choose among: the larger the cluster, the smaller the share.
-fn enough(total: usize) -> usize {
-    if total < NODES_ALL {
-        return total;
-    }
-    let percent = 50_usize.saturating_sub(total / 125).max(5);
-    (total * percent / 100).max(NODES_ALL)
-}
-
-fn best(cycle: &Cycle<'_>, feasible: &[Index], random: &Source) -> Index {
-    let mut totals = vec![0_i64; feasible.len()];
-    for plugin in TABLE {
-        let Some((score, how)) = plugin.score else { continue };
-        let mut scores: Vec<i64> = feasible.iter().map(|at| score(cycle, *at)).collect();
-        plugins::normalize(how, &mut scores);
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * plugin.weight;
+impl Cycle<'_> {
+    fn pre_score(&mut self, feasible: &[Index]) {
+        let mut state = mem::take(&mut self.state);
+        for plugin in self.profile.own(Point::PreScore) {
+            plugin.pre_score(self, feasible, &mut state);
         }
+        self.state = state;
     }
-    let max = totals.iter().max().copied().unwrap_or(0);
-    let best: Vec<Index> =
-        feasible.iter().zip(&totals).filter(|(_, t)| **t == max).map(|(at, _)| *at).collect();
-    best[random.below(best.len() as u64) as usize]
+
+    fn best(&self, feasible: &[Index], random: &Source) -> Index {
+        let mut totals = vec![0_i64; feasible.len()];
+        for enabled in self.profile.at(Point::Score) {
+            let (mut scores, how): (Vec<i64>, _) = match &enabled.part {
+                Part::Builtin(builtin) => {
+                    let Some((score, how)) = builtin.score else { continue };
+                    (feasible.iter().map(|at| score(self, *at)).collect(), how)
+                }
+                Part::Own(plugin) => {
+                    (feasible.iter().map(|at| plugin.score(self, *at)).collect(), plugin.normalize())
+                }
+            };
+            plugins::normalize(how, &mut scores);
+            for (total, score) in totals.iter_mut().zip(scores) {
+                *total += score.clamp(0, SCORE_MAX) * enabled.weight;
+            }
+        }
+        let max = totals.iter().max().copied().unwrap_or(0);
+        let best: Vec<Index> =
+            feasible.iter().zip(&totals).filter(|(_, t)| **t == max).map(|(at, _)| *at).collect();
+        best[random.below(best.len() as u64) as usize]
+    }
 }
 
 #[cfg(test)]

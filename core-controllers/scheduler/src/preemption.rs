@@ -6,31 +6,48 @@ use std::sync::Arc;
 
 use crate::{
     cycle::{Cycle, Refusals},
+    plugin::{Point, Preemption},
     pod::PodInfo,
+    profile::{Part, Profile},
     snapshot::{Index, Snapshot},
 };
 
 /// The most nodes that are tried.
 const CANDIDATES_MAX: usize = 100;
 
-/// A node and the pods that would have to leave it.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    /// The node.
-    pub(crate) node: Index,
-    /// The pods, the most important first.
-    pub(crate) victims: Vec<Arc<PodInfo>>,
+/// What the first plugin that knows how to make room says.
+pub(crate) fn first(
+    profile: &Profile,
+    pod: &PodInfo,
+    snapshot: &mut Snapshot,
+    refusals: &Refusals,
+) -> Option<Preemption> {
+    profile.at(Point::PostFilter).iter().find_map(|enabled| match &enabled.part {
+        Part::Builtin(_) => plan(profile, pod, snapshot, refusals),
+        Part::Own(plugin) => plugin.post_filter(&Cycle::begun(pod, snapshot, profile), refusals),
+    })
 }
 
 /// The cheapest plan, if there is any.
-pub(crate) fn plan(pod: &PodInfo, snapshot: &mut Snapshot, refusals: &Refusals) -> Option<Plan> {
+pub(crate) fn plan(
+    profile: &Profile,
+    pod: &PodInfo,
+    snapshot: &mut Snapshot,
+    refusals: &Refusals,
+) -> Option<Preemption> {
     let spec = pod.pod.spec.as_ref()?;
     if spec.preemption_policy.as_deref() == Some("Never") {
         return None;
     }
-    let candidates: Vec<Index> =
-        refusals.by_node.iter().filter(|(_, r)| !r.final_).map(|(at, _)| *at).take(CANDIDATES_MAX).collect();
-    let plans = candidates.into_iter().filter_map(|at| victims(pod, snapshot, at));
+    let candidates: Vec<Index> = match &refusals.all {
+        Some(refusal) if refusal.final_ => Vec::new(),
+        Some(_) => (0..snapshot.len()).take(CANDIDATES_MAX).collect(),
+        None => {
+            let possible = refusals.by_node.iter().filter(|(_, r)| !r.final_);
+            possible.map(|(at, _)| *at).take(CANDIDATES_MAX).collect()
+        }
+    };
+    let plans = candidates.into_iter().filter_map(|at| victims(profile, pod, snapshot, at));
     plans.min_by_key(|plan| {
         let highest = plan.victims.iter().map(|v| v.priority()).max().unwrap_or(i32::MIN);
         let sum: i64 = plan.victims.iter().map(|v| i64::from(v.priority()) + i64::from(i32::MAX) + 1).sum();
@@ -39,14 +56,16 @@ pub(crate) fn plan(pod: &PodInfo, snapshot: &mut Snapshot, refusals: &Refusals) 
 }
 
 /// The fewest and least important pods of one node whose absence lets the pod fit.
-fn victims(pod: &PodInfo, snapshot: &mut Snapshot, at: Index) -> Option<Plan> {
+fn victims(profile: &Profile, pod: &PodInfo, snapshot: &mut Snapshot, at: Index) -> Option<Preemption> {
     let name = Arc::clone(&snapshot.names[at]);
     let mut lower: Vec<Arc<PodInfo>> =
         snapshot.pods[at].iter().filter(|p| p.priority() < pod.priority()).cloned().collect();
     if lower.is_empty() {
         return None;
     }
-    let fits = |snapshot: &Snapshot| Cycle::new(pod, snapshot).refusal(at).is_none();
+    let fits = |snapshot: &Snapshot| {
+        Cycle::begin(pod, snapshot, profile).is_ok_and(|cycle| cycle.refusal(at).is_none())
+    };
     for victim in &lower {
         snapshot.remove_pod(victim.uid());
     }
@@ -64,7 +83,7 @@ fn victims(pod: &PodInfo, snapshot: &mut Snapshot, at: Index) -> Option<Plan> {
     for victim in &victims {
         snapshot.set_pod(Arc::clone(victim), &name);
     }
-    (possible && !victims.is_empty()).then_some(Plan { node: at, victims })
+    (possible && !victims.is_empty()).then_some(Preemption { node: at, victims })
 }
 
 #[cfg(test)]
@@ -96,10 +115,11 @@ mod tests {
         else {
             panic!("it fits")
         };
-        let plan = plan(&important, &mut snapshot, &refusals).unwrap();
+        let profile = Profile::standard();
+        let plan = plan(profile, &important, &mut snapshot, &refusals).unwrap();
         assert_eq!(&*snapshot.names[plan.node], "a");
         assert_eq!(plan.victims.iter().map(|v| v.uid()).collect::<Vec<_>>(), ["a2"]);
         assert_eq!(format!("{:?}", (&snapshot.requested, snapshot.pods[0].len())), before);
-        assert!(super::plan(&pod("q", 0, "1"), &mut snapshot, &refusals).is_none());
+        assert!(super::plan(profile, &pod("q", 0, "1"), &mut snapshot, &refusals).is_none());
     }
 }

@@ -3,7 +3,6 @@
 //! No clock of its own: the caller says what time it is. Source: `pkg/scheduler/backend/queue`.
 
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
@@ -11,10 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::{
-    plugins::{self, Change},
-    pod::PodInfo,
-};
+use crate::pod::PodInfo;
 
 /// The first wait after a failure; it doubles with each.
 pub const BACKOFF: Duration = Duration::from_secs(1);
@@ -22,6 +18,25 @@ pub const BACKOFF: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A pod that no change has helped is tried again after this long.
 pub const UNSCHEDULABLE_MAX: Duration = Duration::from_mins(5);
+
+/// How long pods wait after failures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoffs {
+    pub(crate) first: Duration,
+    pub(crate) max: Duration,
+}
+
+impl Default for Backoffs {
+    fn default() -> Self {
+        Self { first: BACKOFF, max: BACKOFF_MAX }
+    }
+}
+
+impl Backoffs {
+    fn after(self, attempts: u32) -> Duration {
+        self.first.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(self.max)
+    }
+}
 
 /// A pod in the queue.
 #[derive(Clone, Debug)]
@@ -31,9 +46,11 @@ pub struct Queued {
     /// How often it was tried.
     pub attempts: u32,
     since: u64,
+    /// What it is sorted by, the lowest first.
+    rank: i64,
 }
 
-type Rank = (Reverse<i32>, u64, String);
+type Rank = (i64, u64, String);
 
 #[derive(Clone, Debug)]
 enum Place {
@@ -43,8 +60,8 @@ enum Place {
         refused_by: Vec<&'static str>,
         at: Instant,
     },
-    /// Held by its scheduling gates.
-    Gated,
+    /// Held by its scheduling gates, or by another plugin that does not let it in yet.
+    Gated(&'static str),
 }
 
 /// The queue.
@@ -54,30 +71,64 @@ pub struct Queue {
     active: BTreeSet<Rank>,
     backoff: BTreeSet<(Instant, String)>,
     unschedulable: BTreeMap<String, Instant>,
+    /// Pods that are held, by uid, and by whom.
+    gated: BTreeMap<String, &'static str>,
+    backoffs: Backoffs,
     sequence: u64,
     /// Counts changes, so that a pod decided on an older state is tried again at once.
     moves: u64,
 }
 
 impl Queue {
-    /// Adds a pod, or takes over its new state. A gated pod waits until its gates are gone.
+    pub(crate) fn new(backoffs: Backoffs) -> Self {
+        Self { backoffs, ..Self::default() }
+    }
+
+    /// Adds a pod, or takes over its new state, sorted by its priority. A gated pod waits until its gates are gone.
     pub fn add(&mut self, pod: Arc<PodInfo>) {
+        let gated = (!pod.gates().is_empty()).then_some("SchedulingGates");
+        let rank = -i64::from(pod.priority());
+        self.add_ranked(pod, rank, gated);
+    }
+
+    /// Adds a pod, or takes over its new state. The lowest rank comes first; a pod that a plugin holds waits for
+    /// [`Queue::release_held`], or until it is added anew.
+    pub fn add_ranked(&mut self, pod: Arc<PodInfo>, rank: i64, held_by: Option<&'static str>) {
         let uid = pod.uid().to_owned();
-        let gated = !pod.gates().is_empty();
         let before = self.take(&uid);
         let changed_spec = before.as_ref().is_none_or(|(q, _)| may_fit_now(&q.pod, &pod));
         self.sequence += 1;
         let queued = match &before {
-            Some((old, _)) => Queued { pod, ..old.clone() },
-            None => Queued { pod, attempts: 0, since: self.sequence },
+            Some((old, _)) => Queued { pod, rank, ..old.clone() },
+            None => Queued { pod, attempts: 0, since: self.sequence, rank },
         };
-        let place = match before {
-            _ if gated => Place::Gated,
-            Some((_, place @ Place::Backoff(_))) => place,
-            Some((_, place @ Place::Unschedulable { .. })) if !changed_spec => place,
-            _ => Place::Active(rank(&queued)),
+        let place = match (held_by, before) {
+            (Some(plugin), _) => Place::Gated(plugin),
+            (None, before) => Self::place(&queued, before, changed_spec),
         };
         self.put(uid, queued, place);
+    }
+
+    fn place(queued: &Queued, before: Option<(Queued, Place)>, changed_spec: bool) -> Place {
+        match before {
+            Some((_, place @ Place::Backoff(_))) => place,
+            Some((_, place @ Place::Unschedulable { .. })) if !changed_spec => place,
+            _ => Place::Active(rank(queued)),
+        }
+    }
+
+    /// Lets in pods that a plugin held and nobody holds any more; `held` says by whom a pod is held now.
+    pub(crate) fn release_held(&mut self, held: impl Fn(&PodInfo, &'static str) -> Option<&'static str>) {
+        let pods = &self.pods;
+        let now = self.gated.iter().filter_map(|(uid, by)| {
+            let after = held(&pods.get(uid)?.0.pod, by);
+            (after != Some(*by)).then(|| (uid.clone(), after))
+        });
+        for (uid, after) in now.collect::<Vec<_>>() {
+            let Some((queued, _)) = self.take(&uid) else { continue };
+            let place = after.map_or_else(|| Place::Active(rank(&queued)), Place::Gated);
+            self.put(uid, queued, place);
+        }
     }
 
     /// Forgets a pod.
@@ -100,7 +151,7 @@ impl Queue {
         let place = if moves_then == self.moves {
             Place::Unschedulable { refused_by, at: now }
         } else {
-            Place::Backoff(now + backoff(queued.attempts))
+            Place::Backoff(now + self.backoffs.after(queued.attempts))
         };
         self.put(uid, queued, place);
     }
@@ -108,18 +159,19 @@ impl Queue {
     /// Returns a pod that could not be bound: it is tried again after its backoff.
     pub fn failed(&mut self, queued: Queued, now: Instant) {
         let uid = queued.pod.uid().to_owned();
-        let place = Place::Backoff(now + backoff(queued.attempts));
+        let place = Place::Backoff(now + self.backoffs.after(queued.attempts));
         self.put(uid, queued, place);
     }
 
-    /// Tells of a change in the cluster: pods that it may help wait only for their backoff now.
-    pub fn changed(&mut self, change: Change, now: Instant) {
+    /// Tells of a change in the cluster: pods that it may help wait only for their backoff now. `helps` is asked about a
+    /// pod and the plugins that refused it.
+    pub fn changed(&mut self, now: Instant, helps: impl Fn(&PodInfo, &[&'static str]) -> bool) {
         self.moves += 1;
         let helped: Vec<String> = self
             .unschedulable
             .keys()
             .filter(|uid| match self.pods.get(*uid) {
-                Some((_, Place::Unschedulable { refused_by, .. })) => plugins::helps(change, refused_by),
+                Some((queued, Place::Unschedulable { refused_by, .. })) => helps(&queued.pod, refused_by),
                 _ => false,
             })
             .cloned()
@@ -132,7 +184,7 @@ impl Queue {
     fn wake(&mut self, uid: &str, now: Instant) {
         let Some((queued, place)) = self.take(uid) else { return };
         let Place::Unschedulable { at, .. } = place else { return };
-        let until = at + backoff(queued.attempts);
+        let until = at + self.backoffs.after(queued.attempts);
         let place = if until > now { Place::Backoff(until) } else { Place::Active(rank(&queued)) };
         self.put(uid.to_owned(), queued, place);
     }
@@ -151,8 +203,7 @@ impl Queue {
 
     /// How many pods are active, in backoff, unschedulable and gated.
     pub fn depths(&self) -> [usize; 4] {
-        let gated = self.pods.len() - self.active.len() - self.backoff.len() - self.unschedulable.len();
-        [self.active.len(), self.backoff.len(), self.unschedulable.len(), gated]
+        [self.active.len(), self.backoff.len(), self.unschedulable.len(), self.gated.len()]
     }
 
     fn release(&mut self, now: Instant) {
@@ -188,7 +239,9 @@ impl Queue {
             Place::Unschedulable { .. } => {
                 self.unschedulable.remove(uid);
             }
-            Place::Gated => {}
+            Place::Gated(_) => {
+                self.gated.remove(uid);
+            }
         }
         Some((queued, place))
     }
@@ -204,19 +257,17 @@ impl Queue {
             Place::Unschedulable { at, .. } => {
                 self.unschedulable.insert(uid.clone(), *at);
             }
-            Place::Gated => {}
+            Place::Gated(by) => {
+                self.gated.insert(uid.clone(), by);
+            }
         }
         self.pods.insert(uid, (queued, place));
     }
 }
 
-/// Higher priority first, then first come.
+/// By rank, then first come.
 fn rank(queued: &Queued) -> Rank {
-    (Reverse(queued.pod.priority()), queued.since, queued.pod.uid().to_owned())
-}
-
-fn backoff(attempts: u32) -> Duration {
-    BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(BACKOFF_MAX)
+    (queued.rank, queued.since, queued.pod.uid().to_owned())
 }
 
 /// True when an update of a waiting pod may make it fit: anything but its status changed.
@@ -229,6 +280,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{Profile, plugin::Event, plugins::Change};
+
+    fn helps(change: Change) -> impl Fn(&PodInfo, &[&'static str]) -> bool {
+        move |pod, refused_by| Profile::standard().helps(pod, refused_by, &Event::of(change))
+    }
 
     fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
         let pod = json!({"metadata": {"name": name, "uid": name}, "spec": {"priority": priority, "containers": []}});
@@ -255,9 +311,9 @@ mod tests {
         queue.add(pod("a", 0));
         let queued = queue.pop(start).unwrap();
         queue.refused(queued, vec!["NodeResourcesFit"], start, queue.moves());
-        queue.changed(Change::PodAssigned, start);
+        queue.changed(start, helps(Change::PodAssigned));
         assert_eq!(queue.depths(), [0, 0, 1, 0]);
-        queue.changed(Change::PodGone, start);
+        queue.changed(start, helps(Change::PodGone));
         assert_eq!(queue.depths(), [0, 1, 0, 0]);
         assert!(queue.pop(start).is_none());
         assert_eq!(queue.next_deadline(), Some(start + BACKOFF));
@@ -270,7 +326,7 @@ mod tests {
         queue.add(pod("a", 0));
         let queued = queue.pop(start).unwrap();
         queue.refused(queued, Vec::new(), start, queue.moves());
-        queue.changed(Change::NodeAdded, start);
+        queue.changed(start, helps(Change::NodeAdded));
         assert_eq!(queue.depths(), [0, 1, 0, 0]);
     }
 
@@ -280,7 +336,7 @@ mod tests {
         let start = Instant::now();
         queue.add(pod("a", 0));
         let (queued, moves) = (queue.pop(start).unwrap(), queue.moves());
-        queue.changed(Change::NodeAdded, start);
+        queue.changed(start, helps(Change::NodeAdded));
         queue.refused(queued, vec!["NodeAffinity"], start, moves);
         assert_eq!(queue.depths(), [0, 1, 0, 0]);
         let queued = queue.pop(start + BACKOFF).unwrap();

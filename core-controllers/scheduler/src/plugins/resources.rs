@@ -46,6 +46,13 @@ pub(super) fn least_allocated(cycle: &Cycle<'_>, at: Index) -> i64 {
     scores.iter().sum::<i64>() / 2
 }
 
+/// The fuller, the better.
+pub(super) fn most_allocated(cycle: &Cycle<'_>, at: Index) -> i64 {
+    let scores =
+        usage(cycle, at).map(|(used, have)| if have == 0 { 0 } else { used.min(have) * SCORE_MAX / have });
+    scores.iter().sum::<i64>() / 2
+}
+
 /// The more alike the used fractions of CPU and memory, the better.
 pub(super) fn balanced(cycle: &Cycle<'_>, at: Index) -> i64 {
     let (have, taken, want) =
