@@ -7,12 +7,13 @@ mod operator;
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::{
     api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, CustomResourceExt, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
 };
 use minicluster::TestCluster;
 use operator::{Sail, SailSpec};
@@ -122,4 +123,25 @@ async fn a_definition_that_nobody_could_use_goes_at_once() {
     assert!(cluster.settle().await);
     assert!(definitions.get_opt("boats.harbour.dev").await.unwrap().is_none());
     assert!(definitions.get_opt(NAME).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_end_with_their_definition() {
+    let (cluster, definitions, sails) = harbour().await;
+    sails.create(&PostParams::default(), &Sail::new("main", SailSpec { area: 1 })).await.unwrap();
+    let watch = WatchParams::default().timeout(290);
+    let mut events = sails.watch(&watch, "0").await.unwrap().boxed();
+    definitions.delete(NAME, &DeleteParams::default()).await.unwrap();
+    let (begun, mut seen) = (tokio::time::Instant::now(), Vec::new());
+    while let Some(event) = events.next().await {
+        seen.push(match event.unwrap() {
+            WatchEvent::Added(_) => "added",
+            WatchEvent::Modified(_) => "modified",
+            WatchEvent::Deleted(_) => "deleted",
+            _ => "another",
+        });
+    }
+    assert_eq!(seen, ["added", "deleted"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    drop(cluster);
 }

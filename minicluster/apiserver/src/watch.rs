@@ -18,11 +18,11 @@ use windlass_crd::protobuf;
 use crate::{
     body::{self, Body, BodyError},
     context::Context,
-    crds::conversion,
+    crds::{self, conversion},
     metrics::WatchMeters,
     negotiate::{Encoding, Form, View},
     read::{self, Selectors},
-    registry::Resource,
+    registry::{Custom, Resource},
     status::{ApiError, ApiResult},
 };
 
@@ -36,6 +36,8 @@ struct Stream {
     cx: Arc<Context>,
     form: Form,
     watcher: Watcher,
+    /// Sees the definition of a custom kind change.
+    definition: Option<Watcher>,
     /// What happened until then is known to the client, even where it lies ahead.
     after: Revision,
     selectors: Selectors,
@@ -49,6 +51,29 @@ struct Stream {
     meters: WatchMeters,
     sent_first: bool,
     ended: bool,
+}
+
+/// What became of a kind while it is watched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is what it was.
+    Current,
+    /// Its definition has changed: the client is to begin anew, and sees what follows by its new rules.
+    Changed,
+    /// It is served no longer.
+    Gone,
+}
+
+/// Waits for a change of a definition; for ever where there is none, or where it cannot be followed.
+async fn changed(definition: &mut Option<Watcher>) {
+    if let Some(watcher) = definition {
+        if watcher.next().await.is_ok() {
+            return;
+        }
+        // Slower than the store remembers: the next event of the kind itself tells.
+        *definition = None;
+    }
+    std::future::pending().await
 }
 
 /// `GET` of a collection with `watch=1`.
@@ -78,9 +103,14 @@ pub async fn watch(cx: Context) -> ApiResult<Response<Body>> {
             stream::iter([Ok(Frame::data(too_old(form.encoding, start.after)))]),
         ));
     };
+    let definition = cx.resource.custom.as_ref().and_then(|_| {
+        let key = format!("{}{}.{}", crds::PREFIX, cx.resource.plural, cx.resource.group);
+        cx.api.store.watch(&key, cx.api.store.revision()).ok()
+    });
     let state = Stream {
         form,
         watcher,
+        definition,
         after: start.after,
         selectors: start.selectors,
         initial: start.initial.into_iter(),
@@ -163,11 +193,17 @@ impl Stream {
                 biased;
                 events = self.watcher.next() => match events {
                     Ok(events) => {
-                        if self.is_outdated() {
-                            return None;
+                        match self.fate() {
+                            Fate::Current => {}
+                            Fate::Changed => return None,
+                            // Its last objects went before it: who watches them hears of that.
+                            Fate::Gone => self.ended = true,
                         }
                         if let Some(chunk) = self.chunk(&events).await {
                             return Some(chunk);
+                        }
+                        if self.ended {
+                            return None;
                         }
                     }
                     Err(_) => {
@@ -175,6 +211,11 @@ impl Stream {
                         return Some(too_old(self.form.encoding, self.watcher.revision()));
                     }
                 },
+                () = changed(&mut self.definition) => {
+                    if self.fate() != Fate::Current {
+                        return None;
+                    }
+                }
                 () = sleep_until(self.deadline) => return None,
                 () = async { drop(draining.wait_for(|on| *on).await) } => return None,
                 () = sleep_until(wait_bookmark) => {
@@ -235,19 +276,21 @@ impl Stream {
         }
     }
 
-    /// True when the definition has changed since: the client is to begin anew, and sees what follows by its new rules.
-    fn is_outdated(&mut self) -> bool {
-        let Some(ours) = &self.cx.resource.custom else { return false };
+    /// What became of the kind since the watch began.
+    fn fate(&mut self) -> Fate {
+        let Some(ours) = &self.cx.resource.custom else { return Fate::Current };
         let (api, info) = (&self.cx.api, &self.cx.info);
         api.definitions.refresh(&api.registry);
-        let Some(now) = api.registry.get(&info.group, &info.version, &info.resource) else { return false };
+        let Some(now) = api.registry.get(&info.group, &info.version, &info.resource) else {
+            return Fate::Gone;
+        };
         if Arc::ptr_eq(&now, &self.known) {
-            return false;
+            return Fate::Current;
         }
-        let outdated =
-            now.custom.as_ref().is_none_or(|now| now.uid != ours.uid || now.spec_digest != ours.spec_digest);
+        let differs = |now: &Custom| now.uid != ours.uid || now.spec_digest != ours.spec_digest;
+        let changed = now.custom.as_ref().is_none_or(|now| differs(now));
         self.known = now;
-        outdated
+        if changed { Fate::Changed } else { Fate::Current }
     }
 
     fn put(&mut self, out: &mut Vec<u8>, kind: &str, revision: Revision, entry: &Entry, bytes: Bytes) {
