@@ -20,6 +20,7 @@ use crate::{
     object::parse_revision,
     prune,
     reports::{About, Head},
+    shards::Selection,
     signal::Signal,
     store::{Stamp, Store},
     wire,
@@ -319,11 +320,17 @@ pub(crate) struct Feed<K: Object> {
     generation: u32,
     keep_managed_fields: bool,
     about: About,
+    /// What is asked for, and which version of it.
+    selection: Option<(Selection, u64)>,
 }
 
 impl<K: Object> Feed<K> {
     pub(crate) fn new(shared: Arc<Shared<K>>, part: usize, keep_managed_fields: bool, about: About) -> Self {
-        Self { shared, part, generation: 0, keep_managed_fields, about }
+        Self { shared, part, generation: 0, keep_managed_fields, about, selection: None }
+    }
+
+    pub(crate) fn selecting(self, selection: Option<Selection>) -> Self {
+        Self { selection: selection.map(|selection| (selection, 0)), ..self }
     }
 
     fn part(&self) -> &Part {
@@ -404,6 +411,15 @@ impl<K: Object> Sink for Feed<K> {
         self.shared.change(|store| store.sweep(stamp));
         self.about.listed(self.generation);
         self.part().synced.store(true, Ordering::Release);
+        if let Some((selection, version)) = &self.selection {
+            selection.listed(self.part, *version);
+        }
+    }
+
+    fn selects(&mut self, version: u64) {
+        if let Some((_, last)) = &mut self.selection {
+            *last = version;
+        }
     }
 
     fn reached(&mut self, revision: &str) {

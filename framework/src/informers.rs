@@ -20,6 +20,7 @@ use crate::{
     listwatch,
     random::Source,
     reports::{About, Reports},
+    shards::Selection,
     signal::Signal,
     wire::Target,
 };
@@ -192,8 +193,20 @@ impl Informers {
         scope: &Scope,
         required: bool,
     ) -> Informer<K> {
+        self.select(dynamic, scope, required, None)
+    }
+
+    /// As [`Informers::of`], of what is selected alone; for one controller, which is the only one that has the selection.
+    pub(crate) fn select<K: Object>(
+        &self,
+        dynamic: &K::DynamicType,
+        scope: &Scope,
+        required: bool,
+        selection: Option<&Selection>,
+    ) -> Informer<K> {
         self.inner.needs.lock().allow_kind::<K>(dynamic, scope, "", Verbs::READ);
-        let (type_id, scope_id) = (TypeId::of::<K>(), scope.id());
+        let selected = selection.map(|selection| format!("|shard {}", selection.id()));
+        let (type_id, scope_id) = (TypeId::of::<K>(), scope.id() + &selected.unwrap_or_default());
         let mut known = self.inner.known.lock();
         let of_kind = known.entry(path::<K>(dynamic)).or_default();
         of_kind.retain(|known| (known.informer)().is_some());
@@ -203,7 +216,7 @@ impl Informers {
             return informer;
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
-        let informer = self.start::<K>(dynamic, scope);
+        let informer = self.start::<K>(dynamic, scope, selection);
         let weak = informer.downgrade();
         let untyped = move || -> Option<Box<dyn Follows>> { Some(Box::new(Informer::upgrade(&weak)?)) };
         of_kind.push(Known {
@@ -218,7 +231,12 @@ impl Informers {
         informer
     }
 
-    fn start<K: Object>(&self, dynamic: &K::DynamicType, scope: &Scope) -> Informer<K> {
+    fn start<K: Object>(
+        &self,
+        dynamic: &K::DynamicType,
+        scope: &Scope,
+        selection: Option<&Selection>,
+    ) -> Informer<K> {
         let shared = Arc::new(Shared::<K>::new(&scope.namespaces));
         let namespaces: Vec<Option<&str>> = match &scope.namespaces[..] {
             [] => vec![None],
@@ -231,12 +249,17 @@ impl Informers {
                 labels: scope.labels.as_ref().map(ToString::to_string).filter(|s| !s.is_empty()),
                 fields: scope.fields.clone(),
                 metadata_only: K::metadata_api() || scope.strip == Strip::MetadataOnly,
+                shards: None,
             };
+            let selection = selection.cloned();
             let random = self.inner.random.fork(&target.path);
             let (client, redefined) = (self.inner.client.clone(), self.inner.redefined.clone());
             let about = About::of::<K>(dynamic, &target, self.inner.reports.clone());
-            let mut feed = Feed::new(shared.clone(), part, scope.strip == Strip::Nothing, about);
-            let run = async move { listwatch::run(client, target, random, &redefined, &mut feed).await };
+            let feed = Feed::new(shared.clone(), part, scope.strip == Strip::Nothing, about);
+            let mut feed = feed.selecting(selection.clone());
+            let run = async move {
+                listwatch::run(client, target, random, &redefined, selection.as_ref(), &mut feed).await;
+            };
             let task = tokio::spawn(run);
             tasks.push(task.abort_handle());
         }

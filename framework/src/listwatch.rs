@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     BoxError,
     random::Source,
+    shards::Selection,
     signal::Signal,
     wire::{self, Event, Lines, Page, Target},
 };
@@ -95,6 +96,8 @@ pub(crate) trait Sink: Send {
     fn finish(&mut self);
     /// The sink is now at this revision.
     fn reached(&mut self, revision: &str);
+    /// The list that comes is of this version of a selection.
+    fn selects(&mut self, _version: u64) {}
     /// The last attempt failed; it will be repeated. `tell` says that it does not look like passing by itself.
     fn failed(&mut self, error: WatchError, tell: bool);
 }
@@ -217,19 +220,39 @@ impl Machine {
 /// definitions changed.
 pub(crate) async fn run(
     client: Client,
-    target: Target,
+    mut target: Target,
     random: Source,
     redefined: &Signal<u64>,
+    selection: Option<&Selection>,
     sink: &mut dyn Sink,
 ) {
     let mut machine = Machine::new(random);
+    // Only a list says whether it is of a shard.
+    machine.streaming = selection.is_none();
     loop {
+        let asked = selection.map(|selection| {
+            let (version, shards) = selection.wanted();
+            target.shards = shards;
+            sink.selects(version);
+            (selection, version)
+        });
         let (step, definitions) = (machine.step(), redefined.get());
         let (begun, before) = (Instant::now(), machine.last.clone());
-        let result = match &step {
-            Step::Stream => watch(&client, &target, None, &mut machine, sink).await,
-            Step::Watch { from } => watch(&client, &target, Some(from), &mut machine, sink).await,
-            Step::List { paged } => list(&client, &target, *paged, sink).await,
+        let attempt = async {
+            match &step {
+                Step::Stream => watch(&client, &target, None, &mut machine, sink).await,
+                Step::Watch { from } => watch(&client, &target, Some(from), &mut machine, sink).await,
+                Step::List { paged } => list(&client, &target, *paged, selection, sink).await,
+            }
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = attempt => Some(ended),
+            () = other_slots(asked) => None,
+        };
+        let Some(result) = ended else {
+            machine.last = None;
+            continue;
         };
         let ended = match result {
             Ok(Some(revision)) => Ended::Listed { revision },
@@ -244,14 +267,26 @@ pub(crate) async fn run(
         {
             report(&target.path, &error, machine.failures, wait);
             missing = error.is_missing();
+            if let Some(selection) = selection.filter(|_| error.code() == 400) {
+                selection.is_unserved();
+            }
             let tell = machine.failures >= TOLD_AFTER || matches!(error.code(), 401 | 403 | 404);
             sink.failed(error, tell);
         }
         tokio::select! {
             biased;
+            () = other_slots(asked) => machine.last = None,
             () = redefined.wait_for(|now| now != definitions), if missing => machine.failures = 0,
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Waits until other slots are asked for.
+async fn other_slots(asked: Option<(&Selection, u64)>) {
+    match asked {
+        Some((selection, version)) => selection.changed(version).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -273,6 +308,7 @@ async fn list(
     client: &Client,
     target: &Target,
     paged: bool,
+    selection: Option<&Selection>,
     sink: &mut dyn Sink,
 ) -> Result<Option<String>, WatchError> {
     sink.begin();
@@ -281,15 +317,18 @@ async fn list(
         let request = target.list(paged, token.as_deref());
         let page = async { Page::read(wire::send(client, request).await?).await };
         let page = timeout(LIST_TIMEOUT, page).await.map_err(wire::transport)??;
-        let (revision, next) = page.parse(|raw| {
+        let told = page.parse(|raw| {
             sink.put(raw);
         })?;
-        if next.is_none() {
-            sink.finish();
-            sink.reached(&revision);
-            return Ok(Some(revision));
+        if let Some(selection) = selection.filter(|_| !told.is_shard) {
+            selection.is_unserved();
         }
-        token = next;
+        if told.next.is_none() {
+            sink.finish();
+            sink.reached(&told.revision);
+            return Ok(Some(told.revision));
+        }
+        token = told.next;
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::{
     Bucket, Error, EventType, Informer, Key, Limiter, Place, Recorder, Rules, RunCx, Runnable, Scope, Verbs,
-    sentence,
+    revision_of, sentence,
 };
 
 /// Where it is written down how far a migration is.
@@ -311,6 +311,8 @@ impl Work<'_> {
         if written.annotations().contains_key(PROGRESS) {
             self.note(None).await?;
         }
+        // What is in the cache still says that it is due.
+        self.definitions.reached(None, revision_of(&written)).await;
         let note = format!("every stored object is of version {}", kind.version);
         self.recorder.event(&written, EventType::Normal, "StorageMigrated", note);
         Ok(Ended::Done)

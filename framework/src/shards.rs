@@ -17,6 +17,7 @@
 mod gate;
 mod member;
 mod roster;
+mod selection;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,6 +30,7 @@ use crate::{BoxError, CancellationToken, Lease, ManagerBuilder, Place, Rules, Ru
 
 pub(crate) use gate::{Gate, Pass};
 use roster::{Roster, SLOTS, Seat, Slots};
+pub(crate) use selection::Selection;
 
 /// The label by which members of a group find each other.
 const LABEL: &str = "windlass.dev/shards";
@@ -45,7 +47,8 @@ pub enum ShardBy {
     Key,
     /// Its namespace, so that the objects of one namespace stay together; what has none goes by its name.
     Namespace,
-    /// Its uid. An object that follows another of the same name may belong to another replica.
+    /// Its uid. An object that follows another of the same name may belong to another replica. A server that can is asked
+    /// for this replica's objects alone (KEP-5866, `ShardedListAndWatch`), so that memory and watches are divided, too.
     Uid,
 }
 
@@ -164,6 +167,12 @@ impl Shards {
         core.seat.is_some() && core.settled > 0 && core.settled == core.roster.generation
     }
 
+    /// What a controller's own watches ask for, if that can be said to a server.
+    pub(crate) fn selection(&self, by: ShardBy, parts: usize) -> Option<Selection> {
+        let changed = self.inner.changed.clone();
+        (by == ShardBy::Uid).then(|| Selection::new(parts, move || changed.notify_one()))
+    }
+
     pub(crate) fn part(&self) -> Arc<dyn Runnable> {
         self.inner.clone()
     }
@@ -197,13 +206,17 @@ impl Core {
             self.owned = roster.slots(seat);
             self.held = self.held.and(self.owned);
             self.roster = roster.clone();
+            self.gates().iter().for_each(|gate| gate.select(self.owned));
         }
         let may_say = self.roster.has(seat) && !self.is_busy_outside();
         let says = may_say && self.seen != self.roster.generation;
         if may_say {
             self.seen = self.roster.generation;
         }
-        let fresh = settled && may_say && self.settled != self.roster.generation;
+        let fresh = settled
+            && may_say
+            && self.settled != self.roster.generation
+            && self.gates().iter().all(|gate| gate.is_listed());
         if !fresh {
             return (None, says);
         }
@@ -214,6 +227,10 @@ impl Core {
             metrics.handovers.inc();
         }
         (Some(gained), says)
+    }
+
+    fn gates(&self) -> Vec<Arc<Gate>> {
+        self.gates.iter().filter_map(std::sync::Weak::upgrade).collect()
     }
 
     /// Whether something is under way that may not be begun any more.

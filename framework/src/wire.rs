@@ -8,10 +8,10 @@ use http_body_util::BodyExt;
 use kube::{
     Client,
     client::Body,
-    core::{ListMeta, ObjectMeta, Status},
+    core::{ObjectMeta, Status},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
 use super::listwatch::WatchError;
@@ -37,6 +37,8 @@ pub(crate) struct Target {
     pub(crate) fields: Option<String>,
     /// Ask for metadata alone.
     pub(crate) metadata_only: bool,
+    /// Ask for these ranges of hashes.
+    pub(crate) shards: Option<String>,
 }
 
 impl Target {
@@ -77,6 +79,7 @@ impl Target {
     fn request(&self, mut query: Vec<(&str, String)>, accept: &'static str) -> http::Request<Body> {
         query.extend(self.labels.iter().map(|v| ("labelSelector", v.clone())));
         query.extend(self.fields.iter().map(|v| ("fieldSelector", v.clone())));
+        query.extend(self.shards.iter().map(|v| ("shardSelector", v.clone())));
         let pairs: Vec<String> =
             query.iter().map(|(k, v)| format!("{k}={}", utf8_percent_encode(v, QUERY))).collect();
         let mut request = http::Request::new(Body::empty());
@@ -111,10 +114,30 @@ pub(crate) struct Page {
     bytes: Bytes,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMeta {
+    #[serde(default)]
+    resource_version: Option<String>,
+    #[serde(default, rename = "continue")]
+    token: Option<String>,
+    #[serde(default)]
+    shard_info: Option<IgnoredAny>,
+}
+
+/// What a page says of its list.
+pub(crate) struct Told {
+    pub(crate) revision: String,
+    /// The token of the next page.
+    pub(crate) next: Option<String>,
+    /// It holds the shard that was asked for.
+    pub(crate) is_shard: bool,
+}
+
 #[derive(Deserialize)]
 struct RawList<'a> {
     #[serde(default)]
-    metadata: ListMeta,
+    metadata: PageMeta,
     #[serde(borrow, default)]
     items: Option<Vec<&'a RawValue>>,
 }
@@ -124,12 +147,15 @@ impl Page {
         Ok(Self { bytes: body.collect().await.map_err(transport)?.to_bytes() })
     }
 
-    /// Hands each object to `each` and returns the list's revision and the token of the next page.
-    pub(crate) fn parse(&self, mut each: impl FnMut(&[u8])) -> Result<(String, Option<String>), WatchError> {
+    /// Hands each object to `each` and returns what the list says of itself.
+    pub(crate) fn parse(&self, mut each: impl FnMut(&[u8])) -> Result<Told, WatchError> {
         let list: RawList<'_> = serde_json::from_slice(&self.bytes).map_err(WatchError::Frame)?;
         list.items.unwrap_or_default().iter().for_each(|item| each(item.get().as_bytes()));
-        let revision = list.metadata.resource_version.unwrap_or_default();
-        Ok((revision, list.metadata.continue_.filter(|token| !token.is_empty())))
+        Ok(Told {
+            revision: list.metadata.resource_version.unwrap_or_default(),
+            next: list.metadata.token.filter(|token| !token.is_empty()),
+            is_shard: list.metadata.shard_info.is_some(),
+        })
     }
 }
 

@@ -99,7 +99,8 @@ pub fn channel() -> (ClusterSender, FromCode) {
 #[derive(Clone)]
 pub struct ClusterSender(Arc<Mutex<State>>);
 
-/// Members that code tells of.
+/// Members that code tells of. Clones tell of the same.
+#[derive(Clone)]
 pub struct FromCode(Arc<Mutex<State>>);
 
 #[derive(Default)]

@@ -12,7 +12,7 @@ use crate::{
     loops::Loops,
     pool::Pool,
     queue::{Fair, SharedQueue},
-    shards::Gate,
+    shards::{Gate, Selection},
     source::{self, SourceCx},
 };
 
@@ -24,11 +24,15 @@ pub(super) struct Built<K: Object, R> {
     reconcile: Arc<R>,
     /// The caches of the last run, or of the wait for the lease.
     kept: Mutex<Vec<Kept>>,
+    /// What its own watches ask for.
+    selection: Option<Selection>,
 }
 
 impl<K: Object, R: Reconcile<K>> Built<K, R> {
     pub(super) fn new(controller: Controller<K>, reconcile: R) -> Self {
-        Self { controller, reconcile: Arc::new(reconcile), kept: Mutex::default() }
+        let parts = controller.scope.namespaces.len();
+        let selection = controller.shards.as_ref().and_then(|(shards, by)| shards.selection(*by, parts));
+        Self { controller, reconcile: Arc::new(reconcile), kept: Mutex::default(), selection }
     }
 }
 
@@ -76,9 +80,14 @@ where
     async fn turn(&self, cx: RunCx) -> Result<(), BoxError> {
         let (controller, loops) = (&self.controller, Arc::new(Loops::default()));
         let queue = self.open_queue(&cx);
-        let informer = cx.informers.get::<K>(controller.scope.clone());
-        let wiring =
-            Wiring { informers: &cx.informers, queue: &queue, scope: &controller.scope, loops: &loops };
+        let wiring = Wiring {
+            informers: &cx.informers,
+            queue: &queue,
+            scope: &controller.scope,
+            loops: &loops,
+            selection: self.selection.as_ref(),
+        };
+        let informer = wiring.own::<K>();
         let mut wires = vec![controller.primary(&informer, wiring.enqueue())];
         wires.extend(controller.triggers.iter().map(|trigger| (trigger.connect)(&wiring)));
         // The wires hold what is still needed of it.
@@ -110,7 +119,7 @@ where
         });
         pool.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));
         // Dropped, and so ended, before the queue is shut.
-        let sources = self.start_sources(&cx, &wiring);
+        let sources = self.start_sources(&cx, &wiring, &informer);
         let mut workers = JoinSet::new();
         for _ in 0..controller.workers {
             workers.spawn(pool.clone().work());
@@ -131,7 +140,7 @@ where
         informer: &Informer<K>,
     ) -> Option<(Arc<Gate>, Subscription)> {
         let (shards, by) = self.controller.shards.as_ref()?;
-        let gate = Gate::open(shards, *by, queue, informer.lister());
+        let gate = Gate::open(shards, *by, queue, informer.lister(), self.selection.clone());
         let (seen, counted) = (gate.clone(), Arc::downgrade(&gate));
         let deletes = informer.subscribe(move |delta: &Delta<K>| {
             if delta.is_deleted() {
@@ -148,14 +157,14 @@ where
     }
 
     /// What triggers the controller from outside of the API.
-    fn start_sources(&self, cx: &RunCx, wiring: &Wiring<'_>) -> JoinSet<()> {
+    fn start_sources(&self, cx: &RunCx, wiring: &Wiring<'_>, informer: &Informer<K>) -> JoinSet<()> {
         let controller = &self.controller;
         let mut sources = controller.sources.clone();
         if let Some(period) = controller.resync {
-            let scope = controller.scope.clone();
-            let all = move |informers: &Informers| {
+            let lister = informer.lister();
+            let all = move |_: &Informers| {
                 let mut keys = Vec::new();
-                informers.get::<K>(scope.clone()).lister().for_each(|object| keys.push(Key::of(&**object)));
+                lister.for_each(|object| keys.push(Key::of(&**object)));
                 keys
             };
             sources.push(Arc::new(source::every("resync", period, all).jitter(RESYNC_JITTER).behind()));

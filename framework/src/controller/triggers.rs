@@ -13,6 +13,7 @@ use crate::{
     loops::Loops,
     owners,
     queue::{Add, Priority, SharedQueue},
+    shards::Selection,
     source::Source,
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Wiring<'a> {
     pub(crate) queue: &'a SharedQueue,
     pub(crate) scope: &'a Scope,
     pub(crate) loops: &'a Arc<Loops>,
+    /// What the watches of the controller's own kind ask for.
+    pub(crate) selection: Option<&'a Selection>,
 }
 
 /// A trigger that is connected, until it is dropped.
@@ -100,7 +103,7 @@ where
     {
         let filter = Arc::new(filter);
         let connect = move |wiring: &Wiring<'_>| {
-            let owners = wiring.informers.get::<K>(wiring.scope.clone());
+            let owners = wiring.own::<K>();
             let children = wiring.informers.get::<C>(wiring.scope.clone());
             let (enqueue, filter) = (wiring.enqueue(), filter.clone());
             let subscription = children.subscribe(move |delta: &Delta<C>| {
@@ -238,6 +241,14 @@ where
 }
 
 impl Wiring<'_> {
+    /// The cache of the controller's own kind.
+    pub(crate) fn own<K: Object>(&self) -> Informer<K>
+    where
+        K::DynamicType: Default,
+    {
+        self.informers.select(&K::DynamicType::default(), self.scope, true, self.selection)
+    }
+
     pub(crate) fn enqueue(&self) -> Enqueue {
         Enqueue::new(self.queue, self.loops)
     }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Inner, ShardBy, Shards, Slots, roster};
+use super::{Inner, Selection, ShardBy, Shards, Slots, roster};
 use crate::{
     CancellationToken, Key, Lister, Object,
     queue::{Add, Priority, SharedQueue},
@@ -23,6 +23,8 @@ pub(crate) struct Gate {
     by: ShardBy,
     queue: SharedQueue,
     cache: Box<dyn Cache>,
+    /// What the controller's own watches ask for.
+    selection: Option<Selection>,
     gone: Mutex<VecDeque<Gone>>,
 }
 
@@ -83,17 +85,20 @@ impl Gate {
         by: ShardBy,
         queue: &SharedQueue,
         lister: Lister<K>,
+        selection: Option<Selection>,
     ) -> Arc<Self> {
         let gate = Arc::new(Self {
             shards: shards.inner.clone(),
             by,
             queue: queue.clone(),
             cache: Box::new(lister),
+            selection,
             gone: Mutex::default(),
         });
         let mut core = shards.inner.core.lock();
         core.gates.retain(|gate| gate.strong_count() > 0);
         core.gates.push(Arc::downgrade(&gate));
+        gate.select(core.owned);
         drop(core);
         gate
     }
@@ -107,6 +112,17 @@ impl Gate {
         }
         core.busy[usize::from(slot)] += 1;
         Some(Pass { shards: self.shards.clone(), slot, cut: core.cut.clone() })
+    }
+
+    pub(super) fn select(&self, slots: Slots) {
+        if let Some(selection) = &self.selection {
+            selection.select(slots);
+        }
+    }
+
+    /// Whether the cache has everything that is this replica's.
+    pub(super) fn is_listed(&self) -> bool {
+        self.selection.as_ref().is_none_or(Selection::is_listed)
     }
 
     /// How many objects are this replica's.

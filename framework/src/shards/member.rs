@@ -1,10 +1,6 @@
 //! A member at work: takes its Lease and renews it, follows the group, proposes rosters, and leaves.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::api::coordination::v1::{Lease as Record, LeaseSpec};
 use kube::{
@@ -15,7 +11,7 @@ use kube::{
 use tokio::time::Instant;
 
 use super::{
-    Gate, Inner, LABEL, ROSTER, SEEN,
+    Inner, LABEL, ROSTER, SEEN,
     roster::{self, Roster, Seat, Sight, Verdict},
 };
 use crate::{BoxError, CancellationToken, Informer, RunCx, Scope, clock, key, random::Source};
@@ -267,7 +263,7 @@ impl Inner {
         if let Some(metrics) = &core.metrics {
             metrics.members.set(i64::try_from(roster.seats.len()).unwrap_or(i64::MAX));
         }
-        let gates: Vec<Arc<Gate>> = core.gates.iter().filter_map(Weak::upgrade).collect();
+        let gates = core.gates();
         drop(core);
         if says {
             self.asked.notify_one();

@@ -16,6 +16,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use kube::{Client, client::Body};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -35,6 +36,8 @@ struct State {
     epoch: u64,
     faults: Vec<Fault>,
     streaming: bool,
+    /// Whether a part of a kind may be asked for by hashes of uids.
+    shards: bool,
     /// The collections whose watches deliver nothing.
     stalled: BTreeSet<String>,
     log: Vec<String>,
@@ -78,6 +81,7 @@ impl Fake {
             epoch: 0,
             faults: Vec::new(),
             streaming: true,
+            shards: false,
             stalled: BTreeSet::new(),
             log: Vec::new(),
         })))
@@ -94,6 +98,12 @@ impl Fake {
 
     pub(crate) fn without_streaming(self) -> Self {
         self.0.lock().streaming = false;
+        self
+    }
+
+    /// Knows `shardSelector`.
+    pub(crate) fn with_shards(self) -> Self {
+        self.0.lock().shards = true;
         self
     }
 
@@ -164,7 +174,7 @@ impl Fake {
             .unwrap_or_default()
             .split('&')
             .filter_map(|pair| pair.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.replace("%3D", "=").replace("%2C", ",")))
+            .map(|(k, v)| (k.to_owned(), percent_decode_str(v).decode_utf8_lossy().into_owned()))
             .collect();
         let line = format!("{} {}", parts.method, parts.uri);
         let mut state = self.0.lock();
@@ -196,13 +206,15 @@ impl Fake {
     fn watch(&self, scope: Place, query: &BTreeMap<String, String>) -> Reply {
         let state = self.0.lock();
         let initial = query.contains_key("sendInitialEvents");
+        let shard = state.shard(query);
         if initial && !state.streaming {
             return status(422, "Invalid");
         }
         let from: u64 = query.get("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(state.revision);
         let mut first = Vec::new();
         if initial {
-            for (_, object) in state.objects.iter().filter(|(place, _)| scope.covers(place)) {
+            let covered = state.objects.iter().filter(|(place, _)| scope.covers(place));
+            for (_, object) in covered.filter(|(_, object)| is_in(&shard, object)) {
                 first.push(event("ADDED", object));
             }
             first.push(event(
@@ -218,6 +230,7 @@ impl Fake {
         let follow = Follow {
             fake: self.clone(),
             scope,
+            shard,
             at: from,
             epoch: state.epoch,
             changed: state.changed.subscribe(),
@@ -231,6 +244,7 @@ impl Fake {
 struct Follow {
     fake: Fake,
     scope: Place,
+    shard: Option<String>,
     at: u64,
     epoch: u64,
     changed: watch::Receiver<u64>,
@@ -252,6 +266,7 @@ impl Follow {
                         .iter()
                         .filter(fresh)
                         .filter(|_| !stalled)
+                        .filter(|c| is_in(&follow.shard, &c.object))
                         .flat_map(|c| event(c.kind, &c.object))
                         .collect();
                     if !stalled {
@@ -311,16 +326,25 @@ impl State {
         }
     }
 
+    fn shard(&self, query: &BTreeMap<String, String>) -> Option<String> {
+        query.get("shardSelector").filter(|_| self.shards).cloned()
+    }
+
     fn list(&self, scope: &Place, query: &BTreeMap<String, String>) -> Reply {
         let limit: usize = query.get("limit").and_then(|l| l.parse().ok()).unwrap_or(usize::MAX);
         let skip: usize = query.get("continue").and_then(|c| c.parse().ok()).unwrap_or(0);
         let all: Vec<&Value> =
             self.objects.iter().filter(|(place, _)| scope.covers(place)).map(|(_, o)| o).collect();
+        let shard = self.shard(query);
+        let all: Vec<&Value> = all.into_iter().filter(|object| is_in(&shard, object)).collect();
         let page: Vec<&Value> = all.iter().copied().skip(skip).take(limit).collect();
         let next =
             if skip + page.len() < all.len() { (skip + page.len()).to_string() } else { String::new() };
         ok(&json!({
-            "metadata": {"resourceVersion": self.revision.to_string(), "continue": next},
+            "metadata": {
+                "resourceVersion": self.revision.to_string(), "continue": next,
+                "shardInfo": shard.map(|selector| json!({ "selector": selector })),
+            },
             "items": page,
         }))
     }
@@ -429,6 +453,20 @@ fn merge(into: &mut Value, patch: &Value) {
             merge(&mut into[name], value);
         }
     }
+}
+
+/// Whether an object's uid is in the ranges of a selector.
+fn is_in(shard: &Option<String>, object: &Value) -> bool {
+    let Some(shard) = shard else { return true };
+    let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    let hash = uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let ends: Vec<u128> = shard
+        .split('\'')
+        .filter_map(|part| u128::from_str_radix(part.strip_prefix("0x")?, 16).ok())
+        .collect();
+    ends.chunks(2).any(|range| (range[0]..range[1]).contains(&u128::from(hash)))
 }
 
 fn version() -> Value {

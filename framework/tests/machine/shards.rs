@@ -245,3 +245,60 @@ async fn objects_of_a_namespace_stay_together_and_uids_move_on() {
     assert_eq!(done.len(), 40, "each delete is one replica's");
     assert!(done.iter().all(|(_, _, there)| !there));
 }
+
+/// The requests about ConfigMaps that were made, by whether they ask for a shard.
+fn asked(fake: &Fake) -> (usize, usize) {
+    let log = fake.log();
+    let maps = log.iter().filter(|line| line.starts_with("GET /api/v1/configmaps"));
+    let (shards, whole): (Vec<&String>, Vec<_>) = maps.partition(|line| line.contains("shardSelector="));
+    (shards.len(), whole.len())
+}
+
+/// Objects whose uids are as good as drawn.
+fn create_drawn(fake: &Fake, count: u64) {
+    for n in 0..count {
+        let uid = format!("{:016x}", (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        fake.put(&format!("{MAPS}/map-{n}"), json!({"metadata": {"uid": uid}}));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_can_is_asked_for_a_shard_alone() {
+    let (fake, journal) = (Fake::new().with_shards(), Arc::<Journal>::default());
+    create_drawn(&fake, 90);
+    let replicas = ["a", "b", "c"].map(|who| replica(&fake, who, &journal, ShardBy::Uid));
+    seconds(60).await;
+    let (shards, whole) = asked(&fake);
+    assert!(shards >= 6 && whole == 0, "{shards} and {whole}");
+    journal.forget();
+    create_drawn(&fake, 90);
+    seconds(10).await;
+    let done = journal.forget();
+    assert_eq!(done.len(), 90, "each by one replica, once");
+    assert!(done.iter().all(|(_, _, there)| *there));
+
+    replicas[0].task.abort();
+    seconds(60).await;
+    let moved = journal.forget();
+    let there = moved.iter().filter(|(who, _, there)| who != "a" && *there).count();
+    assert!(there >= 15 && there == moved.len(), "{moved:?}");
+    create_drawn(&fake, 90);
+    seconds(10).await;
+    let shares = shares(&journal);
+    assert_eq!((shares.len(), shares.values().sum::<usize>()), (2, 90), "{shares:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_is_asked_once_and_everything_is_sorted_out_here() {
+    let (fake, journal) = (Fake::new(), Arc::<Journal>::default());
+    create_drawn(&fake, 60);
+    let _replicas = ["a", "b"].map(|who| replica(&fake, who, &journal, ShardBy::Uid));
+    seconds(200).await;
+    let lists = fake.log().iter().filter(|l| l.contains("/configmaps?limit=")).count();
+    assert_eq!(lists, 2, "no list anew for each roster");
+    journal.forget();
+    create_drawn(&fake, 60);
+    seconds(10).await;
+    let shares = shares(&journal);
+    assert_eq!((shares.len(), shares.values().sum::<usize>()), (2, 60), "{shares:?}");
+}
