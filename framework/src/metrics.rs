@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Failure, failing::Failing, shards::ShardMetrics};
+use crate::{Failure, Key, failing::Failing, shards::ShardMetrics};
 
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
@@ -283,6 +283,16 @@ impl Metrics {
             all.extend(metrics.failures().into_iter().map(named));
         }
         all
+    }
+
+    /// Notes that a part of the process fails at an object, for [`Metrics::failures`]. Controllers do so by themselves.
+    pub fn failed(&self, part: &str, key: &Key, error: String) {
+        self.inner.failing.failed(part.to_owned(), key, error);
+    }
+
+    /// Forgets that a part of the process failed at an object.
+    pub fn succeeded(&self, part: &str, key: &Key) {
+        self.inner.failing.succeeded(part.to_owned(), key);
     }
 
     pub(crate) fn failing(&self) -> &Failing {

@@ -120,7 +120,10 @@ impl State {
     /// Takes back what was given to a pod that did not get to its node.
     pub(crate) fn on_bound(&mut self, result: Bound) {
         let Bound { lane, queued, node, moves, outcome } = result;
-        let Err(failure) = outcome else { return };
+        let Err(failure) = outcome else {
+            self.fits(&lane, &queued.pod);
+            return;
+        };
         let pod = Arc::clone(&queued.pod);
         for plugin in lane.profile.own(Point::Reserve).rev() {
             plugin.unreserve(&pod, &node);
@@ -141,6 +144,7 @@ impl State {
                 let refusals = Refusals::after_all(at.unwrap_or_default(), refusal);
                 let message = refusals.message();
                 self.failed_scheduling(&lane, &pod, &message);
+                self.fits_nowhere(&lane, &pod, &refusals);
                 self.tell(Arc::clone(&pod), "Unschedulable", message, None);
                 // That it gave its own room back does not help it.
                 let moves = if nothing_happened { self.queue.moves() } else { moves };

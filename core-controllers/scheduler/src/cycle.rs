@@ -154,6 +154,20 @@ impl Refusals {
         names
     }
 
+    /// Who refused how many nodes, and why: what upstream's sentence leaves out.
+    pub fn by_plugin(&self) -> String {
+        let line =
+            |(plugin, reasons, n): (&str, String, usize)| format!("{plugin} refuses {n} node(s): {reasons}");
+        let mut counts: BTreeMap<(&str, String), usize> = BTreeMap::new();
+        for (_, refusal) in &self.by_node {
+            *counts.entry((refusal.plugin, refusal.reasons.join(", "))).or_default() += 1;
+        }
+        let all = self.all.iter().map(|no| (no.plugin, no.reasons.join(", "), self.nodes));
+        let lines =
+            counts.into_iter().map(|((plugin, reasons), n)| (plugin, reasons, n)).chain(all).map(line);
+        lines.collect::<Vec<_>>().join("; ")
+    }
+
     /// Upstream's sentence: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s).`
     pub fn message(&self) -> String {
         if let Some(refusal) = &self.all {

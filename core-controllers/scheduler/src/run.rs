@@ -155,6 +155,8 @@ pub(crate) struct State {
     pub(crate) client: kube::Client,
     lanes: Lanes,
     metrics: Metrics,
+    /// Of the process: who refuses a pod is named there, where plugins of one's own might.
+    process: windlass::Metrics,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) writes: Arc<Semaphore>,
     pub(crate) results: mpsc::Sender<Bound>,
@@ -182,6 +184,7 @@ impl State {
             random: cx.random.fork("scheduler"),
             lanes: profiles.into_iter().map(lane).collect(),
             metrics,
+            process: cx.metrics.clone(),
             waiting: Arc::default(),
             client,
             writes: Arc::new(Semaphore::new(WRITES_MAX)),
@@ -232,6 +235,9 @@ impl State {
             self.queue.remove(&uid);
             self.assumed.remove(&uid);
             self.waiting.reject(&uid, "", Reject::because("removed"));
+            if let Some(lane) = lane(&self.lanes, &pod) {
+                self.fits(lane, &pod);
+            }
             if self.snapshot.remove_pod(&uid) {
                 self.changed(&Event { change: Change::PodGone, node: None, pod: Some(&pod) });
             }
@@ -241,6 +247,9 @@ impl State {
             let node = pod.node().to_owned();
             self.queue.remove(&uid);
             self.assumed.remove(&uid);
+            if let Some(lane) = lane(&self.lanes, &pod) {
+                self.fits(lane, &pod);
+            }
             let known = self.snapshot.node_of(&uid).is_some();
             self.snapshot.set_pod(Arc::clone(&pod), &node);
             if !known {
@@ -327,6 +336,7 @@ impl State {
             ));
         }
         self.failed_scheduling(lane, &queued.pod, &message);
+        self.fits_nowhere(lane, &queued.pod, refusals);
         if let Some(plan) = plan {
             self.preempt(lane, &queued.pod, plan);
         }
@@ -344,6 +354,20 @@ impl State {
             "Scheduling",
             message,
         );
+    }
+
+    /// Names the plugins that refuse a pod, at `/failing`.
+    pub(crate) fn fits_nowhere(&self, lane: &Lane, pod: &PodInfo, refusals: &Refusals) {
+        if !lane.profile.owned().is_empty() {
+            self.process.failed(lane.profile.name(), &pod.key, refusals.by_plugin());
+        }
+    }
+
+    /// Nobody refuses it any more.
+    pub(crate) fn fits(&self, lane: &Lane, pod: &PodInfo) {
+        if !lane.profile.owned().is_empty() {
+            self.process.succeeded(lane.profile.name(), &pod.key);
+        }
     }
 
     /// How room is made for a pod: the first plugin with a plan.

@@ -17,6 +17,7 @@ fn about(name: &str) -> &'static str {
         "basic" => "a kind and its controller",
         "webhook" => "hooks that fill in defaults and judge, and a policy",
         "multi-version" => "a kind in three versions, and their conversion",
+        "scheduler-plugin" => "a scheduler with a plugin of its own",
         _ => "",
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use windlass::random::Source;
-use windlass_scheduler::{Decision, PodInfo, Snapshot, decide};
+use windlass_scheduler::{DEFAULT_NAME, Decision, PodInfo, Snapshot, decide};
 
 use super::report::{Facts, text};
 
@@ -71,11 +71,12 @@ fn unscheduled(facts: &Facts, pod: &Value) -> Vec<String> {
 }
 
 fn scheduler(pod: &Value) -> &str {
-    Some(text(pod, "/spec/schedulerName")).filter(|name| !name.is_empty()).unwrap_or("default-scheduler")
+    Some(text(pod, "/spec/schedulerName")).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_NAME)
 }
 
 /// What every node says to this pod now.
 fn by_node(facts: &Facts, pod: &Value) -> Vec<String> {
+    let known = scheduler(pod) == DEFAULT_NAME;
     let Ok(pod) = serde_json::from_value::<Pod>(pod.clone()) else { return Vec::new() };
     let mut snapshot = Snapshot::default();
     facts.nodes.iter().cloned().for_each(|node| snapshot.set_node(Arc::new(node)));
@@ -88,7 +89,9 @@ fn by_node(facts: &Facts, pod: &Value) -> Vec<String> {
     }
     let pod = PodInfo::new(Arc::new(pod));
     match decide(&pod, &snapshot, &mut 0, &Source::seeded(0)) {
-        Decision::Node(at) => vec![format!("{} would take it now", snapshot.names[at])],
+        Decision::Node(at) if known => vec![format!("{} would take it now", snapshot.names[at])],
+        // What else its scheduler thinks of, that one tells at --admin.
+        Decision::Node(_) => Vec::new(),
         Decision::Unschedulable(refusals) => {
             let mut lines: Vec<String> = refusals
                 .by_node
