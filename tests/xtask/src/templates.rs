@@ -4,11 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-<<<<<<< HEAD
-    process::Stdio,
-=======
     process::{Command, Stdio},
->>>>>>> templates
 };
 
 use anyhow::{Context, ensure};
@@ -35,7 +31,6 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-<<<<<<< HEAD
 /// Renders a template as an operator of this name, and builds it; where its program is.
 pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     host::run(host::cargo().args(["build", "--quiet", "--package", "windlass-cli"]))?;
@@ -43,12 +38,13 @@ pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
-    let mut new = std::process::Command::new(host::target().join("debug/windlass"));
+    let mut new = Command::new(host::target().join("debug/windlass"));
     host::run(new.args(["new", name, "--template", template, "--dir"]).arg(&dir).stdout(Stdio::null()))?;
     let mut build = host::cargo();
     host::run(build.args(["build", "--quiet"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))?;
     Ok(host::target().join("debug").join(name))
-=======
+}
+
 fn rendered(template: &str) -> PathBuf {
     host::target().join("rendered").join(template)
 }
@@ -58,7 +54,6 @@ fn windlass(dir: &Path, args: &str) -> anyhow::Result<()> {
     let mut command = Command::new(host::target().join("debug/windlass"));
     command.args(args.split_whitespace()).current_dir(dir).env("CARGO_TARGET_DIR", host::target());
     host::run(&mut command)
->>>>>>> templates
 }
 
 fn try_out(template: &str) -> anyhow::Result<()> {
