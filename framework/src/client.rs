@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, hash::Hasher, sync::Arc, time::Duration};
 use futures::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
 use kube::{
-    Client,
+    Client, Resource,
     api::{DeleteParams, GetParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
     core::{ObjectMeta, Request as ApiRequest, Status},
 };
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    Error, Informers, Key, Object, guard, key,
+    Apply, Error, Informers, Key, Object, guard, key,
     loops::{Mark, Marks},
     object::{parse_revision, revision_of},
     prune,
@@ -216,18 +216,19 @@ impl CachedClient {
         self.write(&Target::at(key), request).await
     }
 
-    /// Server-side apply, by force. An apply of the same content to an object nobody has changed since is not sent.
-    pub async fn apply<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    /// Server-side apply, by force, of an object or of a configuration ([`Apply`]). An apply of the same content to an
+    /// object nobody has changed since is not sent.
+    pub async fn apply<A: Apply>(&self, object: &A) -> Result<Arc<A::Kind>, Error>
     where
-        K::DynamicType: Default,
+        <A::Kind as Resource>::DynamicType: Default,
     {
         self.apply_to("", object).await
     }
 
     /// Server-side apply of the status.
-    pub async fn apply_status<K: Object + Serialize>(&self, object: &K) -> Result<Arc<K>, Error>
+    pub async fn apply_status<A: Apply>(&self, object: &A) -> Result<Arc<A::Kind>, Error>
     where
-        K::DynamicType: Default,
+        <A::Kind as Resource>::DynamicType: Default,
     {
         self.apply_to("status", object).await
     }
@@ -269,25 +270,25 @@ impl CachedClient {
         Ok(())
     }
 
-    async fn apply_to<K: Object + Serialize>(&self, sub: &'static str, object: &K) -> Result<Arc<K>, Error>
+    async fn apply_to<A: Apply>(&self, sub: &'static str, object: &A) -> Result<Arc<A::Kind>, Error>
     where
-        K::DynamicType: Default,
+        <A::Kind as Resource>::DynamicType: Default,
     {
         let body = json(object)?;
-        let key = Key::of(object);
-        let id = (format!("{}/{sub}", K::url_path(&K::DynamicType::default(), None)), key.clone());
+        let key = object.key();
+        let id = (format!("{}/{sub}", A::Kind::url_path(&Default::default(), None)), key.clone());
         let hash = hash(&body);
-        if let Some(current) = self.unchanged::<K>(&id, hash) {
+        if let Some(current) = self.unchanged::<A::Kind>(&id, hash) {
             return Ok(current);
         }
         let body: serde_json::Value = serde_json::from_slice(&body).map_err(|e| Error::Other(e.into()))?;
         let (params, patch) = (PatchParams::apply(&self.shared.manager).force(), Patch::Apply(body));
-        let path = path::<K>(key.namespace());
+        let path = path::<A::Kind>(key.namespace());
         let request = match sub {
             "" => path.patch(key.name(), &params, &patch),
             sub => path.patch_subresource(sub, key.name(), &params, &patch),
         };
-        let written: Arc<K> = self.write(&Target::at(&key), request).await?;
+        let written: Arc<A::Kind> = self.write(&Target::at(&key), request).await?;
         let mut applied = self.shared.applied.lock();
         if applied.len() >= REMEMBERED_APPLIES {
             applied.clear();

@@ -50,6 +50,7 @@ pub mod custom;
 pub mod random;
 
 mod admin;
+mod apply;
 mod client;
 pub mod clusters;
 mod conditions;
@@ -98,6 +99,7 @@ mod store;
 pub mod webhook;
 mod wire;
 
+pub use apply::Apply;
 pub use client::CachedClient;
 pub use conditions::{ConditionType, ConditionsExt, condition};
 pub use controller::{Controller, Enqueue, Reconcile, Request};
@@ -199,6 +201,34 @@ pub use windlass_crd_derive::Condition;
 /// `"set"` or `"map"` with `key`s, on a map `map = "atomic"` or `"granular"`. `#[kube(validation = ...)]` is about the
 /// whole object.
 ///
+/// `#[windlass(apply)]` on the spec makes what server-side apply is given: for `Sail` a `SailApply` whose spec is a
+/// `SailSpecApply` with every field optional. What the fields hold is as it is in the spec, and is owned as a whole.
+///
+/// ```
+/// # use serde::{Deserialize, Serialize};
+/// # use windlass::CustomResource;
+/// #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
+/// #[kube(group = "harbour.dev", version = "v1", kind = "Sail", namespaced)]
+/// #[windlass(apply)]
+/// #[serde(rename_all = "camelCase")]
+/// struct SailSpec {
+///     area: u32,
+///     main_sheet: Option<String>,
+/// }
+///
+/// let mut sail = SailApply::new("main", "harbour");
+/// sail.spec = Some(SailSpecApply { main_sheet: Some("red".into()), ..SailSpecApply::default() });
+/// assert_eq!(
+///     serde_json::to_value(&sail).unwrap(),
+///     serde_json::json!({
+///         "apiVersion": "harbour.dev/v1",
+///         "kind": "Sail",
+///         "metadata": { "name": "main", "namespace": "harbour" },
+///         "spec": { "mainSheet": "red" },
+///     }),
+/// );
+/// ```
+///
 /// A version that is not the hub says how it differs: `#[windlass(hub = v1::Sail, moved("/spec/here" => "/spec/there"),
 /// added("/spec/only/in/the/hub"), removed("/spec/only/here"))]`. See [`custom::Kind`] and [`conversion`]. With it comes
 /// a test that nothing gets lost between the two.
@@ -210,13 +240,57 @@ pub use windlass_crd_derive::CustomResource;
 #[cfg(feature = "derive")]
 pub use windlass_crd_derive::Schema;
 
+/// Apply configurations: for each kind that is named, a struct whose fields are all optional, so that server-side apply
+/// owns what was written and nothing else. `apps::v1::Deployment` gives `DeploymentApply`, and the types that it reaches
+/// `DeploymentSpecApply`, `PodSpecApply` and so on, each once in a call. Kinds are named as in k8s-openapi, fields too;
+/// metadata, selectors and values without parts are k8s-openapi's own.
+///
+/// ```
+/// windlass::apply_configurations! { apps::v1::Deployment, core::v1::{ConfigMap, Namespace} }
+///
+/// // An autoscaler has the replicas; this is about the image alone.
+/// let mut web = DeploymentApply::new("web", "shop");
+/// let container = ContainerApply {
+///     name: Some("web".into()),
+///     image: Some("web:2".into()),
+///     ..ContainerApply::default()
+/// };
+/// web.spec = Some(DeploymentSpecApply {
+///     template: Some(PodTemplateSpecApply {
+///         spec: Some(PodSpecApply { containers: Some(vec![container]), ..PodSpecApply::default() }),
+///         ..PodTemplateSpecApply::default()
+///     }),
+///     ..DeploymentSpecApply::default()
+/// });
+/// assert_eq!(
+///     serde_json::to_value(&web).unwrap(),
+///     serde_json::json!({
+///         "apiVersion": "apps/v1",
+///         "kind": "Deployment",
+///         "metadata": { "name": "web", "namespace": "shop" },
+///         "spec": { "template": { "spec": { "containers": [{ "name": "web", "image": "web:2" }] } } },
+///     }),
+/// );
+/// let shop = NamespaceApply::new("shop");
+/// assert_eq!(windlass::Apply::key(&shop).to_string(), "shop");
+/// ```
+///
+/// [`CachedClient::apply`] takes them. A kind that is not there is told where it stands:
+///
+/// ```compile_fail
+/// windlass::apply_configurations! { apps::v1::Deploymnet }
+/// ```
+#[cfg(feature = "derive")]
+pub use windlass_crd_derive::apply_configurations;
+
 /// What the derives refer to.
 #[cfg(feature = "derive")]
 #[doc(hidden)]
 pub mod private {
+    pub use k8s_openapi;
     pub use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     pub use kube::{self, api::ObjectMeta};
     pub use schemars;
     pub use serde;
-    pub use serde_json::json;
+    pub use serde_json::{Value, json};
 }

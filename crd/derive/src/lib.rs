@@ -4,6 +4,7 @@
 //! schemars', validator's and garde's constraints, CEL rules, list semantics, and how versions differ. The macros only
 //! read declarations; what follows from them is done by functions of `windlass`, so that little code is generated.
 
+mod apply;
 mod attributes;
 mod condition;
 mod resource;
@@ -27,6 +28,12 @@ pub fn schema(input: TokenStream) -> TokenStream {
 #[proc_macro_derive(Condition, attributes(windlass))]
 pub fn condition(input: TokenStream) -> TokenStream {
     run(input, |input| condition::expand(&input))
+}
+
+/// Twins of built-in kinds in which every field is optional: see `windlass::apply_configurations`.
+#[proc_macro]
+pub fn apply_configurations(input: TokenStream) -> TokenStream {
+    apply::expand(input.into()).unwrap_or_else(|error| error.to_compile_error()).into()
 }
 
 fn run(

@@ -7,6 +7,7 @@ use quote::{format_ident, quote};
 use syn::{DeriveInput, LitStr, Path, Result, Token, meta::ParseNestedMeta, spanned::Spanned};
 
 use crate::{
+    apply,
     attributes::{Fields, carried, flag, pair, path, rule, text},
     schema,
 };
@@ -41,13 +42,15 @@ struct Kube {
     deprecated: Option<LitStr>,
 }
 
-/// What `#[windlass(...)]` says of versions.
+/// What `#[windlass(...)]` says of versions, and whether twins are wanted.
 #[derive(Default)]
 struct Versions {
     hub: Option<Path>,
     steps: Vec<TokenStream>,
     /// Where the first step stands.
     first: Option<Span>,
+    /// Whether there are twins to apply.
+    apply: bool,
 }
 
 /// Everything that follows from a spec.
@@ -64,8 +67,16 @@ pub(crate) fn expand(input: DeriveInput) -> Result<TokenStream> {
     let root = root_name(&kube, &kind, &input.ident)?;
     let object = object(&input, &kube, &root, &kind);
     let resource = kube.resource(&root, &group, &version, &kind);
-    let conversion = versions.conversion(&root, &format!("{}/{}", group.value(), version.value()));
-    Ok(quote! { #schema #object #resource #conversion })
+    let api_version = format!("{}/{}", group.value(), version.value());
+    let conversion = versions.conversion(&root, &api_version);
+    let twins = match versions.apply {
+        true => {
+            let identity = (api_version.as_str(), &*kind.value());
+            Some(apply::twins(&input, &root, identity, kube.namespaced, kube.status.as_ref())?)
+        }
+        false => None,
+    };
+    Ok(quote! { #schema #object #resource #conversion #twins })
 }
 
 fn check_identity(group: &LitStr, version: &LitStr, kind: &LitStr) -> Result<()> {
@@ -343,6 +354,10 @@ impl Kube {
 impl Versions {
     /// Takes an attribute if it is about versions.
     fn take(&mut self, meta: &ParseNestedMeta<'_>) -> Result<bool> {
+        if meta.path.is_ident("apply") {
+            self.apply = flag(meta)?;
+            return Ok(true);
+        }
         if meta.path.is_ident("hub") {
             self.hub = Some(path(meta)?);
             return Ok(true);

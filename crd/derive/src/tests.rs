@@ -120,6 +120,15 @@ fn versions_differ_from_something_at_some_place() {
 }
 
 #[test]
+fn what_is_applied_is_made_of_plain_fields() {
+    let spec = "struct SailSpec { #[serde(with = \"metres\")] area: u32 }";
+    refused(
+        &format!("#[kube({KUBE})] #[windlass(apply)] {spec}"),
+        &expect!["with: what is applied cannot be made of this: leave out `apply`"],
+    );
+}
+
+#[test]
 fn conditions_are_words() {
     refused(
         "enum Conditions { Ready, Broken(u32) }",

@@ -15,6 +15,7 @@ pub(crate) fn names() -> BTreeSet<&'static str> {
 fn about(name: &str) -> &'static str {
     match name {
         "basic" => "a kind and its controller",
+        "dynamic" => "policies about objects of kinds that are known at run time alone",
         "webhook" => "hooks that fill in defaults and judge, and a policy",
         "multi-version" => "a kind in three versions, and their conversion",
         "scheduler-plugin" => "a scheduler with a plugin of its own",
