@@ -73,7 +73,7 @@ async fn changed(definition: &mut Option<Watcher>) {
         // Slower than the store remembers: the next event of the kind itself tells.
         *definition = None;
     }
-    std::future::pending().await
+    std::future::pending().await;
 }
 
 /// `GET` of a collection with `watch=1`.
@@ -288,7 +288,7 @@ impl Stream {
             return Fate::Current;
         }
         let differs = |now: &Custom| now.uid != ours.uid || now.spec_digest != ours.spec_digest;
-        let changed = now.custom.as_ref().is_none_or(|now| differs(now));
+        let changed = now.custom.as_ref().is_none_or(differs);
         self.known = now;
         if changed { Fate::Changed } else { Fate::Current }
     }
