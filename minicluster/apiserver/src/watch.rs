@@ -73,7 +73,7 @@ async fn changed(definition: &mut Option<Watcher>) {
         // Slower than the store remembers: the next event of the kind itself tells.
         *definition = None;
     }
-    std::future::pending().await;
+    std::future::pending::<()>().await;
 }
 
 /// `GET` of a collection with `watch=1`.
