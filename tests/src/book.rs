@@ -16,6 +16,7 @@ chapters! {
     testing "testing.md"
     webhooks "webhooks.md"
     versions "versions.md"
+    scaling_out "scaling-out.md"
     production "production.md"
     from_kube_rs "from-kube-rs.md"
     from_controller_runtime "from-controller-runtime.md"

@@ -3,6 +3,7 @@
 mod clients;
 mod demo;
 mod e2e;
+mod examples;
 mod facts;
 mod host;
 mod templates;

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::host;
+use crate::{examples, host};
 
 /// Renders the templates with `filter` in their names, under names of another length than the templates' own.
 pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
@@ -17,9 +17,11 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
     let entries = fs::read_dir(host::root().join("templates"))?;
     let mut templates: Vec<String> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    templates.retain(|name| name.contains(filter));
+    templates.retain(|name| name.contains(filter) && name != examples::FOLDER);
     templates.sort();
-    ensure!(!templates.is_empty(), "no template has {filter:?} in its name");
+    let examples = examples::named(filter)?;
+    ensure!(!templates.is_empty() || !examples.is_empty(), "no template has {filter:?} in its name");
+    examples.iter().try_for_each(|example| examples::try_out(example))?;
     for template in &templates {
         println!("\n==> the template {template}");
         try_out(template).with_context(|| format!("the template {template}"))?;
