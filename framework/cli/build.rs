@@ -24,14 +24,14 @@ fn main() {
     fs::write(out.join("templates.rs"), table).expect("the folder is cargo's");
 }
 
-/// Every file of a template, and nothing that building one leaves behind.
+/// Every file of a template, and nothing that building one leaves behind; examples are there to be read.
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
     println!("cargo::rerun-if-changed={}", dir.display());
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match path.is_dir() {
-            _ if name == "target" || name == "Cargo.lock" => {}
+            _ if name == "target" || name == "Cargo.lock" || name == "examples" => {}
             true => collect(&path, files),
             false => files.push(path),
         }

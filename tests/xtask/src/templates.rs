@@ -34,7 +34,7 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
 /// Renders a template as an operator of this name, and builds it; where its program is.
 pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     host::run(host::cargo().args(["build", "--quiet", "--package", "windlass-cli"]))?;
-    let dir = host::target().join("rendered").join(name);
+    let dir = rendered(name);
     if dir.exists() {
         fs::remove_dir_all(&dir)?;
     }
