@@ -36,6 +36,9 @@
 //! order are [`Dependents`], tasks that live as long as an object are [`Daemon`]s, and caches of a few fields are
 //! [`Projection`]s.
 //!
+//! Replicas share the keys of a controller as [`Shards`], one process looks after many [`clusters`], and what older releases
+//! stored is carried over by a [`StorageMigration`].
+//!
 //! What it may do in a cluster nobody has to write down: RBAC is made from what was registered ([`Rules`]), and requests
 //! that were not registered are refused wherever it runs. `examples/operator.rs` is an operator with a custom kind, a
 //! child and a status; `minicluster::TestCluster` tests it.

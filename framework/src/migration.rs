@@ -2,12 +2,15 @@
 //! version is dropped from `status.storedVersions`, so that it may leave the definition.
 //!
 //! As upstream's storage-version-migrator (KEP-2339, KEP-4192): each object is written as it was read, by its revision;
-//! the server stores it in the version of today. One that changed or went meanwhile needs nothing more. How far it is
+//! the server stores it in the version of today. One that was seen to change or to go meanwhile needs nothing more. How far it is
 //! stands in an annotation of the definition, so that another leader goes on from there. A definition that changes under
 //! way starts it over. It never drops a version while an object could not be written.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,8 @@ const BURST: u32 = 10;
 /// The wait after a failure; doubled each time up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_mins(5);
+/// How often one object is tried in a round.
+const TRIES: u32 = 5;
 /// How it is called in `/failing`.
 const NAME: &str = "storage-migration";
 /// The longest name of a cause that is told in one event.
@@ -122,6 +127,7 @@ impl StorageMigration {
             recorder: cx.recorder(NAME),
             key: Key::new(None, &self.name),
             migrated: OnceLock::new(),
+            moved: AtomicBool::new(false),
         };
         let mut wait = AGAIN;
         loop {
@@ -137,6 +143,9 @@ impl StorageMigration {
                     let why = sentence(&error);
                     tracing::warn!(definition = self.name, why, ?wait, "stored objects were not migrated");
                     cx.metrics.failing().failed(NAME, &work.key, why);
+                    if work.moved.swap(false, Ordering::Relaxed) {
+                        wait = AGAIN;
+                    }
                     tokio::time::sleep(random.jitter(wait, 0.1)).await;
                     wait = (wait * 2).min(AGAIN_MAX);
                 }
@@ -155,7 +164,8 @@ impl Runnable for StorageMigration {
         let verbs = Verbs::READ | Verbs::PATCH;
         rules.allow_named(everywhere(), group, "customresourcedefinitions", &self.name, verbs);
         rules.allow_named(everywhere(), group, "customresourcedefinitions/status", &self.name, Verbs::PATCH);
-        rules.allow_resource(everywhere(), &self.group, &self.plural, Verbs::LIST | Verbs::UPDATE);
+        let verbs = Verbs::GET | Verbs::LIST | Verbs::UPDATE;
+        rules.allow_resource(everywhere(), &self.group, &self.plural, verbs);
         rules.allow_events(vec![Place::Namespace("default".to_owned())]);
     }
 
@@ -179,6 +189,8 @@ struct Work<'a> {
     recorder: Recorder,
     key: Key,
     migrated: OnceLock<Counter>,
+    /// It is further than it was before.
+    moved: AtomicBool,
 }
 
 impl Work<'_> {
@@ -235,6 +247,7 @@ impl Work<'_> {
             // What was refused has to be tried again, so it is not counted as done.
             if refused.is_empty() {
                 self.note(Some(&Progress { generation, after: after.clone() })).await?;
+                self.moved.store(true, Ordering::Relaxed);
             }
         }
         if refused.is_empty() {
@@ -255,25 +268,42 @@ impl Work<'_> {
         kind: &ApiResource,
         mut object: DynamicObject,
     ) -> Result<Result<(), Error>, Error> {
-        while let Err(at) = self.migration.limiter.take(Instant::now()) {
-            tokio::time::sleep_until(at).await;
-        }
-        object.types = Some(TypeMeta { api_version: kind.api_version.clone(), kind: kind.kind.clone() });
         let client = self.cx.informers.client().clone();
         let api: Api<DynamicObject> = match object.namespace() {
             Some(namespace) => Api::namespaced_with(client, &namespace, kind),
             None => Api::all_with(client, kind),
         };
-        match api.replace(&object.name_any(), &PostParams::default(), &object).await {
-            Ok(_) => self.count(),
-            // Whoever was faster has written it in the version of today.
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => {}
-            Err(kube::Error::Api(status)) if status.code == 422 || status.code == 403 => {
-                return Ok(Err(Error::Kube(kube::Error::Api(status))));
+        let (name, mut tries) = (object.name_any(), 0);
+        loop {
+            while let Err(at) = self.migration.limiter.take(Instant::now()) {
+                tokio::time::sleep_until(at).await;
             }
-            Err(error) => return Err(Error::Kube(error)),
+            object.types = Some(TypeMeta { api_version: kind.api_version.clone(), kind: kind.kind.clone() });
+            let error = match api.replace(&name, &PostParams::default(), &object).await {
+                Ok(_) => {
+                    self.count();
+                    return Ok(Ok(()));
+                }
+                Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Ok(())),
+                Err(kube::Error::Api(status)) if status.code == 422 || status.code == 403 => {
+                    return Ok(Err(Error::Kube(kube::Error::Api(status))));
+                }
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == TRIES {
+                return Err(Error::Kube(error));
+            }
+            tokio::time::sleep(AGAIN * tries).await;
+            // An answer is no proof: who wrote it last, if anybody did, shows in the object itself.
+            match api.get_opt(&name).await {
+                Ok(None) => return Ok(Ok(())),
+                Ok(Some(now)) if now.metadata.resource_version != object.metadata.resource_version => {
+                    return Ok(Ok(()));
+                }
+                Ok(Some(_)) | Err(_) => {}
+            }
         }
-        Ok(Ok(()))
     }
 
     fn count(&self) {

@@ -10,9 +10,9 @@
 //! clocks, and a Lease is asked for once more before its member is counted out, so that a watch that stands still does
 //! no harm. So a key is never reconciled by two at a time, and is never without an owner for long.
 //!
-//! It is the fencing of multicluster-runtime's shards, by one register instead of a Lease for each key or shard. What an
-//! object's reconcile left in memory stays behind when its key moves: a [`crate::Daemon`] belongs in a controller that
-//! is not sharded.
+//! It is the fencing of multicluster-runtime's shards, by one register instead of a Lease for each key or shard. What a
+//! reconcile left in memory stays behind when its key moves, and a [`crate::Daemon`] is not shared: it runs on the leader.
+//! As with every change of leader, the caches of who begins may be behind what the last owner wrote.
 
 mod gate;
 mod member;

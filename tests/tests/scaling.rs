@@ -192,7 +192,7 @@ async fn one_is_killed_one_is_added_and_one_is_cut_off_for_an_hour() {
 
 #[test]
 fn derived_rights_are_enough_and_no_key_has_two_owners_under_any_seed() {
-    explore(1..=30, TestCluster::builder, async |cluster| {
+    explore(1..=12, TestCluster::builder, async |cluster| {
         let journal = Arc::<Journal>::default();
         let random = Source::seeded(cluster.seed()).fork("story");
         let some = |most: u64| Duration::from_millis(random.below(most));
@@ -219,7 +219,7 @@ fn derived_rights_are_enough_and_no_key_has_two_owners_under_any_seed() {
 #[test]
 fn a_line_that_comes_and_goes_makes_nobody_work_twice() {
     let only_delay = |seed| Faults { delay: Faults::drawn(seed).delay, ..Faults::default() };
-    Explorer::new(1..=20).faults(only_delay).run(TestCluster::builder, async |cluster| {
+    Explorer::new(1..=10).faults(only_delay).run(TestCluster::builder, async |cluster| {
         let journal = Arc::<Journal>::default();
         let random = Source::seeded(cluster.seed()).fork("story");
         let _replicas = ["a", "b", "c"].map(|who| free(cluster, who, &journal));
