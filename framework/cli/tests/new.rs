@@ -82,7 +82,7 @@ fn what_cannot_be_made_changes_nothing() {
         ("new pod", "windlass: the kind Pod is taken; --kind names another"),
         (
             "new a --template nothing",
-            "windlass: \"nothing\" is no template; there are: basic, multi-version, scheduler-plugin, webhook",
+            "windlass: \"nothing\" is no template; there are: basic, dynamic, multi-version, scheduler-plugin, webhook",
         ),
         ("new a --path /nowhere", "windlass: /nowhere is no checkout of Windlass"),
         ("new a --git \"", "windlass: \"\\\"\" is no address of a Git repository"),
