@@ -29,7 +29,10 @@ use kube::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use windlass::{Action, Controller, Error, Informers, Key, Manager, Projection, Reconcile, Scope};
+use windlass::{
+    Action, Add, Backoff, ByOwner, Controller, Error, Fair, Informers, Key, Manager, Outcome, Projection,
+    Queue, Reconcile, Scope,
+};
 
 /// Objects that are reconciled again and again.
 const OBJECTS: usize = 10_000;
@@ -39,6 +42,10 @@ const SPAN: Duration = Duration::from_secs(3);
 const PAGE: usize = 500;
 /// Pods kept in memory.
 const PODS: usize = 20_000;
+/// What an answer takes where reconciles wait for one.
+const ANSWER: Duration = Duration::from_millis(5);
+/// Lookups in an index.
+const LOOKUPS: usize = 200_000;
 /// Watch events taken in.
 const EVENTS: usize = 60_000;
 
@@ -53,10 +60,21 @@ fn main() {
     }
     let wanted = |name: &str| args.first().is_none_or(|filter| name.contains(filter.as_str()));
     println!("a pod is {} bytes of JSON", pod(1, 1).to_string().len());
-    println!("{:<34}{:>14}{:>14}{:>10}", "", "windlass", "kube-runtime", "ratio");
+    println!("{:<38}{:>14}{:>14}{:>10}", "", "windlass", "kube-runtime", "ratio");
     if wanted("reconciles") {
         let (ours, theirs) = (runtime().block_on(our_reconciles()), runtime().block_on(their_reconciles()));
         report("reconciles of nothing, 1/s", ours, theirs, ours / theirs);
+    }
+    if wanted("io") {
+        let (ours, theirs) = (runtime().block_on(our_waits()), runtime().block_on(their_waits()));
+        report("reconciles of 5 ms, 100 at once, 1/s", ours, theirs, ours / theirs);
+    }
+    if wanted("lookup") {
+        let (ours, theirs) = (runtime().block_on(our_lookups()), runtime().block_on(their_lookups()));
+        report("lookup of an owner's pods, ns", ours, theirs, theirs / ours);
+    }
+    if wanted("queue") {
+        println!("{:<38}{:>14.0}", "queue: add, get and done, 1/s", runtime().block_on(queue()));
     }
     if wanted("events") {
         let (ours, theirs) = (runtime().block_on(our_events()), runtime().block_on(their_events()));
@@ -75,7 +93,7 @@ fn main() {
 }
 
 fn report(name: &str, ours: f64, theirs: f64, ratio: f64) {
-    println!("{name:<34}{ours:>14.0}{theirs:>14.0}{ratio:>9.2}x");
+    println!("{name:<38}{ours:>14.0}{theirs:>14.0}{ratio:>9.2}x");
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -229,6 +247,102 @@ async fn their_reconciles() -> f64 {
     let rate = rate(&count).await;
     task.abort();
     rate
+}
+
+/// Waits as for an answer, and asks to be called again at once.
+struct Waits(Arc<AtomicU64>);
+
+impl Reconcile<Pod> for Waits {
+    async fn reconcile(&self, _: windlass::Request<Pod>) -> Result<Action, Error> {
+        tokio::time::sleep(ANSWER).await;
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Action::RequeueAfter(Duration::ZERO))
+    }
+}
+
+async fn our_waits() -> f64 {
+    let count = Arc::new(AtomicU64::new(0));
+    let mut builder = Manager::builder(server(OBJECTS, 0));
+    let pods = builder.informers().get::<Pod>(Scope::all());
+    builder.add(Controller::<Pod>::new("waits").workers(100).build(Waits(count.clone())));
+    let manager = tokio::spawn(builder.build().run(std::future::pending()));
+    pods.synced().await;
+    let rate = rate(&count).await;
+    manager.abort();
+    rate
+}
+
+async fn their_waits() -> f64 {
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = count.clone();
+    let config = runtime::controller::Config::default().concurrency(100);
+    let controller =
+        runtime::Controller::new(Api::<Pod>::all(server(OBJECTS, 0)), watcher::Config::default())
+            .with_config(config)
+            .run(
+                move |_, _| {
+                    let counter = counter.clone();
+                    async move {
+                        tokio::time::sleep(ANSWER).await;
+                        counter.fetch_add(1, Ordering::Relaxed);
+                        Ok::<_, Infallible>(TheirAction::requeue(Duration::ZERO))
+                    }
+                },
+                |_, _, _| TheirAction::await_change(),
+                Arc::new(()),
+            );
+    let task = tokio::spawn(controller.for_each(|_| std::future::ready(())));
+    while count.load(Ordering::Relaxed) < 1000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let rate = rate(&count).await;
+    task.abort();
+    rate
+}
+
+/// Nanoseconds of one lookup of the ten pods of an owner among ten thousand.
+async fn our_lookups() -> f64 {
+    let informers = Informers::new(server(OBJECTS, 0));
+    let pods = informers.get::<Pod>(Scope::all());
+    let by_owner = pods.index(ByOwner);
+    pods.synced().await;
+    let owners: Vec<String> = (0..1000).map(|i| format!("rs-{i}")).collect();
+    let begun = Instant::now();
+    let found: usize = owners.iter().cycle().take(LOOKUPS).map(|owner| by_owner.keys(owner).len()).sum();
+    assert_eq!(found, LOOKUPS * 10);
+    begun.elapsed().as_nanos() as f64 / LOOKUPS as f64
+}
+
+/// The same by a scan, which is what kube-runtime's store offers.
+async fn their_lookups() -> f64 {
+    let (store, writer) = their_store(Api::all(server(OBJECTS, 0))).await;
+    let owns = |pod: &Pod, uid: &str| pod.owner_references().iter().any(|o| o.uid == uid);
+    let lookups = LOOKUPS / 1000;
+    let begun = Instant::now();
+    for i in 0..lookups {
+        let uid = format!("rs-{}", i % 1000);
+        let found = store.state().into_iter().filter(|pod| owns(pod, &uid)).count();
+        assert_eq!(found, 10);
+    }
+    let each = begun.elapsed().as_nanos() as f64 / lookups as f64;
+    writer.abort();
+    each
+}
+
+/// Items that go through a queue one after the other, a thousand at a time.
+async fn queue() -> f64 {
+    let queue: Fair<Key> = Fair::new(Backoff::default());
+    let keys: Vec<Key> =
+        (0..1000).map(|i| Key::new(Some(&format!("ns-{}", i % 10)), &format!("web-{i}"))).collect();
+    let (begun, rounds) = (Instant::now(), 1000);
+    for _ in 0..rounds {
+        keys.iter().for_each(|key| queue.add(key.clone(), Add::default()));
+        for _ in &keys {
+            let work = queue.get().await.expect("it is open");
+            queue.done(&work.item, Outcome::Ok);
+        }
+    }
+    (rounds * keys.len()) as f64 / begun.elapsed().as_secs_f64()
 }
 
 async fn rate(count: &AtomicU64) -> f64 {
