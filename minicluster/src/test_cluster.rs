@@ -248,7 +248,7 @@ impl TestCluster {
             stop: CancellationToken::new(),
             tasks: Mutex::new(tasks),
             nodes: Mutex::default(),
-            scripts: Scripts::default(),
+            scripts: from.map(|from| from.scripts.branch()).unwrap_or_default(),
             informers: None,
             clock,
             pki,

@@ -183,6 +183,28 @@ async fn programs_log_become_ready_restart_and_stop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pods_of_a_fork_do_what_the_fork_tells_them() {
+    let first = TestCluster::builder().controllers(&["*"]).scheduler().hollow_nodes(2).start().await;
+    let sick = |process: Process| async move {
+        process.set_ready(false);
+        process.stopped().await;
+        0
+    };
+    first.pods("app=cache").run(sick);
+    assert!(first.settle().await);
+    let fork = first.fork().await;
+    fork.pods("app=db").run(sick);
+    for cluster in [&fork, &first] {
+        let api: Api<Deployment> = Api::default_namespaced(cluster.client());
+        let probe = json!({ "exec": { "command": ["true"] }, "periodSeconds": 1 });
+        let pod = json!({ "containers": [{ "name": "db", "image": "db", "readinessProbe": probe }] });
+        api.create(&PostParams::default(), &deployment(2, pod)).await.unwrap();
+    }
+    first.eventually("two pods", MINUTE, async || (ready(&first).await == 2).then_some(())).await;
+    fork.stays("no pod is ready", MINUTE, async || ready(&fork).await == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crash_loop_backs_off_for_hours_in_no_time() {
     let starts = Arc::new(AtomicU32::new(0));
     let cluster = with_database(async |cluster| {

@@ -9,7 +9,7 @@ use minicluster_kubelet::{
     self as kubelet, Kubelet, Lies, Pods,
     runtime::{
         SandboxConfig,
-        hollow::{Behaviour, Frozen, HollowRuntime, Program},
+        hollow::{Behaviour, Frozen, HollowRuntime, Program, Script},
     },
 };
 use parking_lot::RwLock;
@@ -33,6 +33,11 @@ pub(super) struct Node {
 pub(super) struct Scripts(Arc<RwLock<Vec<(LabelSelector, Option<String>, Behaviour)>>>);
 
 impl Scripts {
+    /// The same, to be changed without the other.
+    pub(super) fn branch(&self) -> Self {
+        Self(Arc::new(RwLock::new(self.0.read().clone())))
+    }
+
     fn behaviour(&self, pod: &SandboxConfig, container: &str) -> Behaviour {
         let scripts = self.0.read();
         let fits = |(labels, name, _): &&(LabelSelector, Option<String>, Behaviour)| {
@@ -155,15 +160,21 @@ impl TestCluster {
     }
 
     pub(super) fn start_node(&mut self, number: u32) {
-        let scripts = self.scripts.clone();
-        let script = move |pod: &SandboxConfig, container: &kubelet::runtime::ContainerConfig| {
-            scripts.behaviour(pod, &container.name)
-        };
-        self.run_node(number, Arc::new(HollowRuntime::scripted(first_ip(number), script)));
+        let runtime = HollowRuntime::new(first_ip(number));
+        runtime.set_script(self.script());
+        self.run_node(number, Arc::new(runtime));
     }
 
     pub(super) fn thaw_node(&mut self, number: u32, frozen: &Frozen) {
-        self.run_node(number, Arc::new(HollowRuntime::thaw(frozen)));
+        let runtime = HollowRuntime::thaw(frozen);
+        // What this cluster's test tells pods from now on, not what the other's does.
+        runtime.set_script(self.script());
+        self.run_node(number, Arc::new(runtime));
+    }
+
+    fn script(&self) -> Script {
+        let scripts = self.scripts.clone();
+        Arc::new(move |pod, container| scripts.behaviour(pod, &container.name))
     }
 
     fn run_node(&mut self, number: u32, runtime: Arc<HollowRuntime>) {

@@ -11,7 +11,7 @@ use minicluster_kubelet::runtime::hollow::Frozen;
 use minicluster_store as store;
 use windlass::{clock, random::Source};
 
-use super::{Builder, Faults, TestCluster};
+use super::{Builder, Faults, TestCluster, nodes::Scripts};
 use crate::pki::Pki;
 
 /// A cluster at one moment. Clones are the same moment.
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub(super) at: Timestamp,
     /// Hollow nodes that were alive, and what ran on them.
     pub(super) nodes: Vec<(u32, Frozen)>,
+    /// What pods had been told to do.
+    pub(super) scripts: Scripts,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -71,6 +73,7 @@ impl TestCluster {
             state: self.store.snapshot(),
             at: clock::now(),
             nodes: alive.map(|node| (node.number, node.runtime.freeze())).collect(),
+            scripts: self.scripts.branch(),
         }
     }
 
