@@ -16,6 +16,7 @@ mod builder;
 pub mod config;
 pub mod cycle;
 mod metrics;
+pub mod node_affinity;
 pub mod plugin;
 pub mod plugins;
 pub mod pod;

@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::{
     Taint, Toleration,
 };
 
+use windlass_scheduler::node_affinity;
+
 use crate::{pods, taint_eviction::tolerates};
 
 const NAME: &str = "metadata.name";
@@ -60,29 +62,9 @@ fn is_selected(spec: &PodSpec, node: &Node) -> bool {
     let required = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required =
         required.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
-    let holds_term = |term: &NodeSelectorTerm| {
-        let (labels, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
-        let name = node.metadata.name.as_deref();
-        let empty = labels.clone().next().is_none() && fields.clone().next().is_none();
-        !empty
-            && labels.clone().all(|one| holds(one, label(&one.key)))
-            && fields.clone().all(|one| one.key == NAME && holds(one, name))
-    };
+    let name = node.metadata.name.as_deref();
+    let holds_term = |term: &NodeSelectorTerm| node_affinity::holds(term, label, name);
     by_labels && required.is_none_or(|required| required.node_selector_terms.iter().any(holds_term))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let compared = || Some((value?.parse::<i64>().ok()?, values.first()?.parse::<i64>().ok()?));
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|value| values.iter().any(|wanted| wanted == value)),
-        "NotIn" => value.is_none_or(|value| values.iter().all(|other| other != value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(|(value, than)| value > than),
-        "Lt" => compared().is_some_and(|(value, than)| value < than),
-        _ => false,
-    }
 }
 
 /// Lets pods tolerate what daemons tolerate.

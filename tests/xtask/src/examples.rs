@@ -3,9 +3,9 @@
 
 use std::{fs, path::Path};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
-use crate::host;
+use crate::{host, templates};
 
 /// Where they are, among the templates.
 pub(crate) const FOLDER: &str = "examples";
@@ -38,15 +38,9 @@ fn run(example: &str) -> anyhow::Result<()> {
     fs::copy(host::root().join("Cargo.lock"), dir.join("Cargo.lock"))?;
     let (manifest, house) = (dir.join("Cargo.toml"), format!("{}/", host::root().display()));
     fs::write(&manifest, fs::read_to_string(&manifest)?.replace("../../../", &house))?;
-    let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
-    ensure!(readme < 60, "its README.md has {readme} lines, and 59 are enough");
-    // In the folder that everything is built into: what both need is built once.
-    let cargo = |args: &[&str]| {
-        host::run(host::cargo().args(args).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))
-    };
-    cargo(&["fmt", "--check"])?;
-    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
-    cargo(&["test", "--quiet"])
+    templates::is_short(&dir)?;
+    templates::is_clean(&dir)?;
+    templates::cargo(&dir, &["test", "--quiet"])
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {

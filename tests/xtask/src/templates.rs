@@ -42,8 +42,7 @@ pub(crate) fn built(template: &str, name: &str) -> anyhow::Result<PathBuf> {
     }
     let mut new = Command::new(host::target().join("debug/windlass"));
     host::run(new.args(["new", name, "--template", template, "--dir"]).arg(&dir).stdout(Stdio::null()))?;
-    let mut build = host::cargo();
-    host::run(build.args(["build", "--quiet"]).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))?;
+    cargo(&dir, &["build", "--quiet"])?;
     Ok(host::target().join("debug").join(name))
 }
 
@@ -58,6 +57,24 @@ fn windlass(dir: &Path, args: &str) -> anyhow::Result<()> {
     host::run(&mut command)
 }
 
+/// Runs `cargo` in a project, in the folder that everything is built into: what two need is built once.
+pub(crate) fn cargo(dir: &Path, args: &[&str]) -> anyhow::Result<()> {
+    host::run(host::cargo().args(args).current_dir(dir).env("CARGO_TARGET_DIR", host::target()))
+}
+
+/// Whether a project is formatted, and has nothing that clippy would warn of.
+pub(crate) fn is_clean(dir: &Path) -> anyhow::Result<()> {
+    cargo(dir, &["fmt", "--check"])?;
+    cargo(dir, &["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])
+}
+
+/// Whether its README is soon read.
+pub(crate) fn is_short(dir: &Path) -> anyhow::Result<()> {
+    let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
+    ensure!(readme < 60, "its README.md has {readme} lines, and 59 are enough");
+    Ok(())
+}
+
 fn try_out(template: &str) -> anyhow::Result<()> {
     let dir = rendered(template);
     if dir.exists() {
@@ -69,26 +86,22 @@ fn try_out(template: &str) -> anyhow::Result<()> {
     new.args(["new", &name, "--group", "inns.example.org", "--template", template, "--dir"]);
     host::run(new.arg(&dir).stdout(Stdio::null()))?;
     ensure!(left_over(&dir)?.is_empty(), "names of the template are left in {:?}", left_over(&dir)?);
-    let readme = fs::read_to_string(dir.join("README.md"))?.lines().count();
-    ensure!(readme < 60, "its README.md has {readme} lines, and 59 are enough");
-    // In the folder that everything is built into: what both need is built once.
-    let cargo = |args: &[&str]| {
-        host::run(host::cargo().args(args).current_dir(&dir).env("CARGO_TARGET_DIR", host::target()))
-    };
-    cargo(&["fmt", "--check"])?;
-    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
-    cargo(&["test", "--quiet"])?;
+    is_short(&dir)?;
+    is_clean(&dir)?;
+    cargo(&dir, &["test", "--quiet"])?;
 
     // Whatever it began as, it is added to.
     for part in ["api", "controller", "webhook"] {
         windlass(&dir, &format!("add {part} FrontPage"))?;
     }
-    cargo(&["fmt", "--check"])?;
-    cargo(&["clippy", "--quiet", "--all-targets", "--", "--deny", "warnings"])?;
+    is_clean(&dir)?;
     match template {
-        "basic" => cargo(&["test", "--quiet"]),
+        "basic" => cargo(&dir, &["test", "--quiet"]),
         // What was there already was tried before.
-        _ => cargo(&["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"]),
+        _ => cargo(
+            &dir,
+            &["test", "--quiet", "--test", "front_page_controller", "--test", "front_page_webhooks"],
+        ),
     }
 }
 

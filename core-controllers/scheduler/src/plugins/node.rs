@@ -1,10 +1,11 @@
 //! Plugins that look at the node alone: mark, name, taints, affinity, ports, images.
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelectorTerm, Taint, Toleration};
 
 use super::{Refusal, SCORE_MAX, refuse};
 use crate::{
     cycle::Cycle,
+    node_affinity,
     pod::PodInfo,
     snapshot::{Index, Snapshot},
 };
@@ -80,28 +81,7 @@ pub(crate) fn matches_affinity(pod: &PodInfo, snapshot: &Snapshot, at: Index) ->
 }
 
 fn matches_term(term: &NodeSelectorTerm, snapshot: &Snapshot, at: Index) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or(&[]);
-    let fields = term.match_fields.as_deref().unwrap_or(&[]);
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions.iter().all(|r| holds(r, snapshot.label(at, &r.key)))
-        && fields.iter().all(|r| r.key == "metadata.name" && holds(r, Some(&snapshot.names[at])))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or(&[]);
-    let number = |text: &str| text.parse::<i64>().ok();
-    let compared = || Some((number(value?)?, number(values.first()?)?));
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(|v| values.iter().any(|w| w == v)),
-        "NotIn" => value.is_none_or(|v| values.iter().all(|w| w != v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared().is_some_and(|(v, w)| v > w),
-        "Lt" => compared().is_some_and(|(v, w)| v < w),
-        _ => false,
-    }
+    node_affinity::holds(term, |key| snapshot.label(at, key), Some(&snapshot.names[at]))
 }
 
 pub(super) fn affinity(cycle: &Cycle<'_>, at: Index) -> Option<Refusal> {
