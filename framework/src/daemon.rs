@@ -270,12 +270,7 @@ where
     fn needs(&self, rules: &mut Rules) {
         let scope = &self.daemon.scope;
         rules.allow::<K>(scope, Verbs::READ);
-        let cluster = Key::for_kind::<K>(Some("a"), "a").namespace().is_none();
-        rules.allow_events(if cluster {
-            vec![Place::Namespace("default".to_owned())]
-        } else {
-            Place::of(scope)
-        });
+        rules.allow_events(Place::of_events::<K>(scope));
         self.daemon.needs.iter().for_each(|needs| needs(scope, rules));
     }
 

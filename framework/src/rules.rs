@@ -10,7 +10,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::core::ClusterResourceScope;
 use serde::{Deserialize, Serialize};
 
-use crate::{Object, Scope};
+use crate::{Key, Object, Scope};
 
 /// A set of API verbs.
 ///
@@ -252,6 +252,17 @@ impl Place {
         match &scope.namespaces[..] {
             [] => vec![Self::Everywhere],
             some => some.iter().cloned().map(Self::Namespace).collect(),
+        }
+    }
+
+    /// Where events about a kind's objects in a scope are: beside the object, or in `default` when it has no namespace.
+    pub(crate) fn of_events<K: Object>(scope: &Scope) -> Vec<Self>
+    where
+        K::DynamicType: Default,
+    {
+        match Key::for_kind::<K>(Some("a"), "a").namespace() {
+            Some(_) => Self::of(scope),
+            None => vec![Self::Namespace("default".to_owned())],
         }
     }
 }

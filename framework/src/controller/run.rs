@@ -51,7 +51,7 @@ where
     fn needs(&self, rules: &mut Rules) {
         let scope = &self.controller.scope;
         rules.allow::<K>(scope, Verbs::READ);
-        rules.allow_events(self.event_places());
+        rules.allow_events(Place::of_events::<K>(scope));
         self.controller.needs.iter().for_each(|needs| needs(scope, rules));
         self.controller.sources.iter().for_each(|source| source.needs(scope, rules));
         self.reconcile.needs(scope, rules);
@@ -177,15 +177,6 @@ where
             running.spawn(source::supervise(source, cx));
         }
         running
-    }
-
-    /// Where events about the primary kind are: beside the object, or in `default` when it has no namespace.
-    fn event_places(&self) -> Vec<Place> {
-        let cluster = Key::for_kind::<K>(Some("a"), "a").namespace().is_none();
-        if cluster {
-            return vec![Place::Namespace("default".to_owned())];
-        }
-        Place::of(&self.controller.scope)
     }
 
     fn open_queue(&self, cx: &RunCx) -> SharedQueue {
