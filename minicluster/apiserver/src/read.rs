@@ -86,9 +86,7 @@ impl Selectors {
             .find(|r| r.field == "metadata.name" && r.equal)
             .map(|r| r.value.as_str())
     }
-}
 
-impl Selectors {
     /// A label or a field that has to have this one value, if the selectors say so of any.
     fn exact(&self) -> Option<(Term, &str)> {
         let field = |r: &&FieldRequirement| r.equal && !r.field.starts_with("metadata.");

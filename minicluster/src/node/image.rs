@@ -17,6 +17,14 @@ pub const BUSYBOX: &str = "/bin/busybox";
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The static program is missing.
+    #[error("{path} is needed to assemble an image ({source}): install busybox-static", path = path.display())]
+    Busybox {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A program, or a library of one, cannot be read.
     #[error("{path} is needed to assemble an image: {source}", path = path.display())]
     Program {
         /// Where it should be.
@@ -55,12 +63,12 @@ impl Builder {
     /// An image of the static busybox with all its applets linked in `/bin`.
     ///
     /// # Errors
-    /// [`ImageError::Program`].
+    /// [`ImageError::Busybox`].
     pub fn busybox(program: &Path) -> Result<Self, ImageError> {
         let bytes =
-            fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
+            fs::read(program).map_err(|source| ImageError::Busybox { path: program.to_owned(), source })?;
         let listed = std::process::Command::new(program).arg("--list").output();
-        let listed = listed.map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
+        let listed = listed.map_err(|source| ImageError::Busybox { path: program.to_owned(), source })?;
         let applets = String::from_utf8_lossy(&listed.stdout);
         let links = applets
             .lines()
@@ -87,10 +95,10 @@ impl Builder {
     /// An image that does nothing for ever: what holds a pod's namespaces.
     ///
     /// # Errors
-    /// [`ImageError::Program`].
+    /// [`ImageError::Busybox`].
     pub fn pause(program: &Path) -> Result<Self, ImageError> {
         let bytes =
-            fs::read(program).map_err(|source| ImageError::Program { path: program.to_owned(), source })?;
+            fs::read(program).map_err(|source| ImageError::Busybox { path: program.to_owned(), source })?;
         let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
         Ok(Self {
             files: vec![("pause".to_owned(), bytes, 0o755)],

@@ -65,7 +65,7 @@ impl Indexes {
         term: &Term,
         value: &str,
     ) -> Option<(Revision, Vec<Arc<Entry>>)> {
-        if resource.custom.is_some() || store.snapshot().range(&resource.prefix).nth(INDEXED_MIN).is_none() {
+        if resource.custom.is_some() {
             return None;
         }
         let topic = self.topic(store, resource)?;
@@ -79,11 +79,13 @@ impl Indexes {
         })
     }
 
+    /// That of a kind; `None` for one that has too few objects.
     fn topic(&self, store: &Store, resource: &Resource) -> Option<Arc<Mutex<Topic>>> {
         let mut topics = self.topics.lock();
         if let Some(topic) = topics.get(&*resource.prefix) {
             return Some(Arc::clone(topic));
         }
+        store.snapshot().range(&resource.prefix).nth(INDEXED_MIN)?;
         let watcher = store.watch(&resource.prefix, store.revision()).ok()?;
         let topic = Arc::new(Mutex::new(Topic { watcher, terms: Vec::new(), used: true }));
         topics.insert(Arc::from(&*resource.prefix), Arc::clone(&topic));
