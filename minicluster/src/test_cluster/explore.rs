@@ -22,6 +22,9 @@ use super::{Builder, Faults, Snapshot, TestCluster};
 /// The variable that plays one seed alone.
 const SEED: &str = "WINDLASS_SEED";
 
+/// The variable that says how many seeds are played wherever a test plays more than one.
+const SEEDS: &str = "WINDLASS_SEEDS";
+
 /// Seeds that may fail until no more are played.
 const FAILURES_MAX: usize = 16;
 
@@ -30,7 +33,9 @@ const SHOWN_MAX: usize = 60;
 
 /// Plays a test under many seeds, each with faults of its own ([`Faults::drawn`]).
 ///
-/// With `WINDLASS_SEED=n` in the environment it plays that seed alone: that is what a report says to do.
+/// With `WINDLASS_SEED=n` in the environment it plays that seed alone: that is what a report says to do. With
+/// `WINDLASS_SEEDS=n` it plays as many from the first of `seeds` on, unless that is the only one: a few at each change, and
+/// a thousand over night.
 ///
 /// ```
 /// use minicluster::{TestCluster, test_cluster::explore};
@@ -102,11 +107,7 @@ impl Explorer {
     /// # Panics
     /// When the test panics under one of them, with a report.
     pub fn run_from(self, cluster: &Snapshot, test: impl AsyncFn(&mut TestCluster) + Sync) {
-        let seeds = match std::env::var(SEED).ok().map(|seed| seed.parse::<u64>()) {
-            Some(Ok(seed)) => seed..=seed,
-            Some(Err(error)) => panic!("{SEED}: {error}"),
-            None => self.seeds.clone(),
-        };
+        let seeds = asked(&self.seeds, number(SEED), number(SEEDS));
         let failures = self.failures(&seeds, cluster, &test);
         let Some(first) = failures.first() else { return };
         let count = failures.len();
@@ -146,6 +147,25 @@ impl Explorer {
         let mut failures = failures.into_inner();
         failures.sort_by_key(|failure| failure.seed);
         failures
+    }
+}
+
+/// The number that a variable of the environment holds.
+///
+/// # Panics
+/// When it holds something else.
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|error| panic!("{variable}={value}: {error}")))
+}
+
+/// The seeds to play of those a test names, where somebody asks for `one`, or for `count` of them.
+fn asked(seeds: &RangeInclusive<u64>, one: Option<u64>, count: Option<u64>) -> RangeInclusive<u64> {
+    let (first, last) = (*seeds.start(), *seeds.end());
+    match (one, count) {
+        (Some(seed), _) => seed..=seed,
+        (None, Some(count)) if first < last => first..=first.saturating_add(count.max(1) - 1),
+        _ => seeds.clone(),
     }
 }
 
@@ -222,4 +242,18 @@ fn report(failure: &Failure, count: usize, shrunk: bool) -> String {
 fn said(panicked: &(dyn Any + Send)) -> String {
     let text = panicked.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panicked.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_says_which_seeds_are_played() {
+        assert_eq!(asked(&(5..=20), None, None), 5..=20);
+        assert_eq!(asked(&(5..=20), None, Some(1000)), 5..=1004);
+        assert_eq!(asked(&(5..=20), None, Some(0)), 5..=5);
+        assert_eq!(asked(&(7..=7), None, Some(1000)), 7..=7, "a test that plays one seed means that one");
+        assert_eq!(asked(&(5..=20), Some(99), Some(1000)), 99..=99);
+    }
 }

@@ -2,7 +2,7 @@
 //! slow, refused, or done without an answer. In the end every member has what is asked for, and nothing else. A clean-up
 //! with a bug, which lives only here, is found, and a line that plays it again is told.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use ::fleet::{FleetApp, Removal};
 use futures::future::join_all;
@@ -19,6 +19,8 @@ use serde_json::json;
 use windlass::{Action, Error, Key, Reconcile, Request, clusters::Clusters, random::Source};
 
 use crate::{Members, USER, edge_app};
+
+const SEEDS: RangeInclusive<u64> = 1..=100;
 
 /// Cleans up where it can, and forgets who cannot be reached.
 struct Careless(Clusters);
@@ -88,12 +90,12 @@ async fn story<C: Reconcile<FleetApp>>(hub: &TestCluster, cleanup: fn(Clusters) 
 
 #[test]
 fn every_seed_ends_well() {
-    Explorer::new(1..=100).run(TestCluster::builder, async |hub| story(hub, Removal).await);
+    Explorer::new(SEEDS).run(TestCluster::builder, async |hub| story(hub, Removal).await);
 }
 
 #[test]
 fn a_careless_clean_up_is_found_and_told_how_to_play_again() {
-    let explorer = Explorer::new(1..=100);
+    let explorer = Explorer::new(SEEDS);
     let careless = || explorer.run(TestCluster::builder, async |hub| story(hub, Careless).await);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(careless)).unwrap_err();
     let report = panicked.downcast_ref::<String>().unwrap();
