@@ -7,7 +7,7 @@ mod secrets;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 pub(crate) use secrets::run as fill_secrets;
@@ -78,16 +78,32 @@ fn list(items: &[String]) -> String {
     format!("[{}]", quoted.join(" "))
 }
 
-/// An object of the core group. Deleted ones count a moment longer.
-fn find(api: &Api, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+/// An object of the core group, or as much of it as `T` holds.
+fn find<T: DeserializeOwned>(api: &Api, plural: &str, namespace: &str, name: &str) -> Option<T> {
     let resource = api.registry.builtin("", "v1", plural);
     let entry = api.store.get(&resource.key(namespace, name))?;
     serde_json::from_slice(&entry.value).ok()
 }
 
-fn is_gone(obj: &Value, now: i64) -> bool {
-    let end = object::text(obj, &["metadata", "deletionTimestamp"]).parse::<Timestamp>();
-    end.is_ok_and(|end| end.as_second() < now - LEEWAY_SECONDS)
+/// What is asked of an object that a token is bound to; reading no more of it is much of a request's speed.
+#[derive(Deserialize)]
+struct Bearer {
+    metadata: BearerMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BearerMeta {
+    #[serde(default)]
+    uid: String,
+    deletion_timestamp: Option<Timestamp>,
+}
+
+impl Bearer {
+    /// Deleted ones count a moment longer.
+    fn is_gone(&self, now: i64) -> bool {
+        self.metadata.deletion_timestamp.is_some_and(|end| end.as_second() < now - LEEWAY_SECONDS)
+    }
 }
 
 /// The token's time has come and not passed, and everything it names is there.
@@ -104,26 +120,26 @@ fn bound(api: &Api, claims: &Claims) -> Result<(), String> {
     }
     let private = &claims.kubernetes;
     let (namespace, account) = (&private.namespace, &private.serviceaccount);
-    let found = find(api, "serviceaccounts", namespace, &account.name)
+    let found: Bearer = find(api, "serviceaccounts", namespace, &account.name)
         .ok_or_else(|| format!("serviceaccounts \"{}\" not found", account.name))?;
-    let uid = object::uid(&found);
-    if uid != account.uid {
+    let uid = &found.metadata.uid;
+    if *uid != account.uid {
         return Err(format!("service account UID ({uid}) does not match claim ({})", account.uid));
     }
-    if is_gone(&found, now) {
+    if found.is_gone(now) {
         return Err(format!("service account {namespace}/{} has been deleted", account.name));
     }
     let alive = |what: &str, plural: &str, namespace: &str, bound: &Bound| {
         let invalidated = || "service account token has been invalidated".to_owned();
-        let found = find(api, plural, namespace, &bound.name).ok_or_else(invalidated)?;
-        let (uid, claim) = (object::uid(&found), &bound.uid);
+        let found: Bearer = find(api, plural, namespace, &bound.name).ok_or_else(invalidated)?;
+        let (uid, claim) = (&found.metadata.uid, &bound.uid);
         if uid != claim {
             let kind = what.to_lowercase();
             return Err(format!(
                 "{what} UID ({uid}) does not match service account {kind} ref claim ({claim})"
             ));
         }
-        if is_gone(&found, now) { Err(invalidated()) } else { Ok(()) }
+        if found.is_gone(now) { Err(invalidated()) } else { Ok(()) }
     };
     if let Some(secret) = &private.secret {
         alive("secret", "secrets", namespace, secret)?;
@@ -166,14 +182,15 @@ fn legacy(api: &Api, token: &str, claims: &LegacyClaims) -> Result<Identity, Str
     if claims.sub != format!("system:serviceaccount:{namespace}:{account}") {
         return Err("sub claim is invalid".to_owned());
     }
-    let held = find(api, "secrets", namespace, secret).filter(|held| !object::is_deleting(held));
+    let held: Option<Value> = find(api, "secrets", namespace, secret);
+    let held = held.filter(|held| !object::is_deleting(held));
     let held = held.ok_or("Token has been invalidated")?;
     let copy = STANDARD.decode(object::text(&held, &["data", "token"])).unwrap_or_default();
     #[allow(deprecated)]
     if ring::constant_time::verify_slices_are_equal(&copy, token.as_bytes()).is_err() {
         return Err("Token does not match server's copy".to_owned());
     }
-    let found = find(api, "serviceaccounts", namespace, account)
+    let found: Value = find(api, "serviceaccounts", namespace, account)
         .ok_or_else(|| format!("serviceaccounts \"{account}\" not found"))?;
     if object::is_deleting(&found) {
         return Err(format!("ServiceAccount {namespace}/{account} has been deleted"));
