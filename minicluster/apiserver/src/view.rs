@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use minicluster_store::{Entry, Event, EventKind, Snapshot, Store, Watcher};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
@@ -76,7 +77,7 @@ pub fn objects<'s>(
 /// A value that takes part of the store in object by object.
 pub trait Follow: Default + Send + Sync + 'static {
     /// An object is there, new or changed; `key` is what follows the prefix.
-    fn put(&mut self, prefix: &'static str, key: &str, value: &[u8]);
+    fn put(&mut self, prefix: &'static str, key: &str, value: &Bytes);
     /// An object is gone.
     fn remove(&mut self, prefix: &'static str, key: &str);
 }
@@ -169,7 +170,7 @@ mod tests {
     struct Copy(BTreeMap<String, Vec<u8>>);
 
     impl Follow for Copy {
-        fn put(&mut self, prefix: &'static str, key: &str, value: &[u8]) {
+        fn put(&mut self, prefix: &'static str, key: &str, value: &Bytes) {
             self.0.insert(format!("{prefix}{key}"), value.to_vec());
         }
 

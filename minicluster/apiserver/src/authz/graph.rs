@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::{object, view::Follow};
@@ -141,7 +142,7 @@ fn split(key: &str) -> Name {
 }
 
 impl Follow for Graph {
-    fn put(&mut self, prefix: &'static str, key: &str, value: &[u8]) {
+    fn put(&mut self, prefix: &'static str, key: &str, value: &Bytes) {
         let Ok(obj) = serde_json::from_slice::<Value>(value) else { return };
         let node = object::text(&obj, &["spec", "nodeName"]).to_owned();
         match prefix {

@@ -4,9 +4,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
+use bytes::Bytes;
 use minicluster_store::Store;
 use serde::Deserialize;
 use serde_json::Value;
@@ -161,9 +162,23 @@ impl Index {
     }
 }
 
+/// A role as it is stored: most are never asked for, and what they allow is read when the first one asks.
+#[derive(Debug)]
+struct Role {
+    value: Bytes,
+    rules: OnceLock<Vec<Rule>>,
+}
+
+impl Role {
+    fn rules(&self) -> &[Rule] {
+        let read = || serde_json::from_slice(&self.value).map(|role| Rule::list(&role)).unwrap_or_default();
+        self.rules.get_or_init(read)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Policy {
-    roles: HashMap<RoleKey, Arc<Vec<Rule>>>,
+    roles: HashMap<RoleKey, Role>,
     bindings: HashMap<String, Index>,
     /// What each binding is indexed under: its namespace and name.
     indexed: HashMap<RoleKey, Vec<Subject>>,
@@ -175,11 +190,10 @@ fn split(key: &str) -> RoleKey {
 }
 
 impl Follow for Policy {
-    fn put(&mut self, prefix: &'static str, key: &str, value: &[u8]) {
-        let Ok(obj) = serde_json::from_slice::<Value>(value) else { return };
+    fn put(&mut self, prefix: &'static str, key: &str, value: &Bytes) {
         if matches!(prefix, CLUSTER_ROLES | ROLES) {
-            self.roles.insert(split(key), Arc::new(Rule::list(&obj)));
-        } else {
+            self.roles.insert(split(key), Role { value: value.clone(), rules: OnceLock::new() });
+        } else if let Ok(obj) = serde_json::from_slice::<Value>(value) {
             self.unbind(split(key));
             self.bind(split(key), &obj);
         }
@@ -254,7 +268,7 @@ impl Policy {
             "ClusterRole" => "clusterrole",
             other => return Err(format!("unsupported role reference kind: {}", quote(other))),
         };
-        let found = self.roles.get(&binding.role_key()).map(|rules| rules.as_slice());
+        let found = self.roles.get(&binding.role_key()).map(Role::rules);
         found.ok_or_else(|| format!("{noun}.rbac.authorization.k8s.io {} not found", quote(&binding.role)))
     }
 }
@@ -318,7 +332,7 @@ impl Rbac {
     /// The rules of a role; `namespace` is empty for a ClusterRole.
     pub(super) fn rules_of(&self, namespace: &str, name: &str) -> Option<Vec<Rule>> {
         let key = (namespace.to_owned(), name.to_owned());
-        self.policy.get().roles.get(&key).map(|rules| rules.to_vec())
+        self.policy.get().roles.get(&key).map(|role| role.rules().to_vec())
     }
 }
 
@@ -385,7 +399,7 @@ mod tests {
     #[test]
     fn bindings_come_and_go_and_reasons_name_them() {
         let mut policy = Policy::default();
-        let bytes = |value: Value| value.to_string().into_bytes();
+        let bytes = |value: Value| Bytes::from(value.to_string());
         let role = json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
         policy.put(CLUSTER_ROLES, "reader", &bytes(role));
         let binding = json!({"roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": [
