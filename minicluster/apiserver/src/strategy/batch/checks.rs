@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use windlass_crd::{
     field::{self, Error, ErrorList, Path},
     name,
+    schedule::Schedule,
     selector::{LabelSelector, validate_label_selector},
 };
 
@@ -18,7 +20,7 @@ use super::{
         pod_spec::{not_negative, one_of, one_of_required, told},
         template,
     },
-    INDEXED, check_schedule, condition,
+    INDEXED, condition,
 };
 use crate::object;
 
@@ -515,7 +517,7 @@ pub(super) fn cron_job(obj: &Value, old: Option<&Value>) -> ErrorList {
     if schedule.is_empty() {
         errors.push(Error::required(at, ""));
     } else {
-        if let Err(why) = check_schedule(schedule) {
+        if let Err(why) = Schedule::parse(schedule, &TimeZone::UTC) {
             errors.push(Error::invalid(&at, schedule, why));
         }
         let zoned_before = old.is_some_and(|old| object::text(old, &["spec", "schedule"]).contains("TZ"));
@@ -575,7 +577,7 @@ fn zone_faults(zone: &str) -> Vec<String> {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned(),
         ];
     }
-    match jiff::tz::TimeZone::get(zone) {
+    match TimeZone::get(zone) {
         Ok(_) => Vec::new(),
         Err(_) => vec![unknown],
     }
@@ -674,6 +676,15 @@ mod tests {
             joined(&cron_job(&json!({"metadata": {"name": "c"}, "spec": cron}), None))
         };
         assert_eq!(cron(json!({"timeZone": "Europe/Berlin"})), "");
+        assert_eq!(cron(json!({"schedule": "@every 1h"})), "");
+        for (schedule, why) in [
+            ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
+            ("@every day", "failed to parse duration @every day: time: invalid duration \"day\""),
+            ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
+        ] {
+            let expected = format!("spec.schedule: Invalid value: {schedule:?}: {why}");
+            assert_eq!(cron(json!({"schedule": schedule})), expected);
+        }
         assert_eq!(
             cron(json!({"timeZone": "No/Where"})),
             "spec.timeZone: Invalid value: \"No/Where\": unknown time zone No/Where"
