@@ -19,7 +19,19 @@ pub(crate) struct CronJob;
 
 const INDEXED: &str = "Indexed";
 
-/// Completes the spec of a Job; the template of one is left as it is.
+/// What a failure policy asks of a condition is that it holds.
+fn default_failure_policy(spec: &mut Value) {
+    let Some(policy) = spec.get_mut("podFailurePolicy") else { return };
+    for rule in pod_defaults::items(policy, "rules") {
+        for pattern in pod_defaults::items(rule, "onPodConditions") {
+            if object::text(pattern, &["status"]).is_empty() {
+                object::set(pattern, &["status"], "True");
+            }
+        }
+    }
+}
+
+/// Completes the spec of a Job; the template of one is left as it is, but for its failure policy.
 fn default_spec(spec: &mut Value) {
     let absent = |spec: &Value, field: &str| object::at(spec, &[field]).is_none();
     if absent(spec, "completions") && absent(spec, "parallelism") {
@@ -61,6 +73,7 @@ impl Strategy for Job {
         default_template(obj);
         if let Some(spec) = obj.get_mut("spec") {
             default_spec(spec);
+            default_failure_policy(spec);
         }
         // A Job without labels has those of its pods.
         if object::at(obj, &["metadata", "labels"]).is_none()
@@ -211,6 +224,9 @@ impl Strategy for CronJob {
     fn default(&self, obj: &mut Value) {
         if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec/template/spec") {
             pod_defaults::spec(spec);
+        }
+        if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec") {
+            default_failure_policy(spec);
         }
     }
 

@@ -440,7 +440,8 @@ pub(super) fn job_update(obj: &Value, old: &Value) -> ErrorList {
     errors
 }
 
-/// The template stays; where pods go and what they ask for may change while a Job is suspended.
+/// The template stays; where pods go and what they ask for may change while a Job is suspended and has no pods of the
+/// old one any more.
 fn template_stays(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
     const FREE: [&[&str]; 6] = [
         &["spec", "affinity", "nodeAffinity"],
@@ -453,6 +454,7 @@ fn template_stays(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList)
     let before = spec_of(old);
     let suspended = object::at(before, &["suspend"]) == Some(&Value::Bool(true));
     let mutable = suspended
+        && object::number(old, &["status", "active"]).unwrap_or(0) == 0
         && (object::at(old, &["status", "startTime"]).is_none() || condition(old, "Suspended").is_some());
     let template = new.get("template").cloned().unwrap_or_default();
     let mut was = before.get("template").cloned().unwrap_or_default();
@@ -664,6 +666,37 @@ mod tests {
             parts(&spec(&more), &field::root("s"), &mut errors);
             assert_eq!(joined(&errors), expected, "{more}");
         }
+    }
+
+    #[test]
+    fn templates_change_while_nothing_runs_of_them() {
+        let changed = |suspend: bool, status: Value, way: &[&str], value: Value| {
+            let spec = spec(&json!({"suspend": suspend}));
+            let old = json!({"spec": spec, "status": status});
+            let mut new = spec.clone();
+            object::set(&mut new, way, value);
+            let mut errors = ErrorList::new();
+            template_stays(&new, &old, &field::root("s"), &mut errors);
+            errors.first().map_or(String::new(), |error| error.path.clone())
+        };
+        let nodes = ["template", "spec", "nodeSelector"];
+        let change = |suspend: bool, status: Value| changed(suspend, status, &nodes, json!({"zone": "a"}));
+        let started = |more: Value| {
+            let mut status = json!({"startTime": "2026-01-01T00:00:00Z"});
+            for (key, value) in more.as_object().unwrap() {
+                status[key] = value.clone();
+            }
+            status
+        };
+        let suspended = json!([{"type": "Suspended", "status": "True"}]);
+        assert_eq!(change(false, json!({})), "s.template");
+        assert_eq!(change(true, json!({})), "");
+        assert_eq!(change(true, json!({"active": 1})), "s.template");
+        assert_eq!(change(true, started(json!({}))), "s.template");
+        assert_eq!(change(true, started(json!({"conditions": suspended}))), "");
+        assert_eq!(change(true, started(json!({"conditions": suspended, "active": 2}))), "s.template");
+        let image = ["template", "spec", "restartPolicy"];
+        assert_eq!(changed(true, json!({}), &image, json!("OnFailure")), "s.template.spec");
     }
 
     #[test]
