@@ -214,6 +214,10 @@ impl Jobs {
             if end.type_ == verdict::COMPLETE {
                 status.completion_time = Some(Time(view.now));
             }
+            if view::completions(view.job) != Some(0) {
+                // What ends while it is suspended has no start any more; the server wants one of every end.
+                status.start_time.get_or_insert(Time(view.now));
+            }
         }
         self.write(&mut job, &status, request).await?;
         if let Some(end) = end {
