@@ -4,6 +4,7 @@
 
 mod checks;
 mod status;
+mod update;
 
 use serde_json::{Value, json};
 use windlass_crd::{field::ErrorList, name};
@@ -97,7 +98,7 @@ impl Strategy for Job {
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         match part {
-            Part::Main => checks::job_update(obj, old),
+            Part::Main => update::job_update(obj, old),
             Part::Status => status::job_status(obj, old),
             _ => ErrorList::new(),
         }
