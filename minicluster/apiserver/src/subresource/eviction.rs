@@ -64,8 +64,9 @@ async fn evict(cx: &Context, pods: &Context, options: &delete::Options, again: b
     let mut options = options.clone();
     let insists = options.resource_version.is_some();
     // A pod that is spared its budget must not become one that is not, meanwhile.
+    let revision = object::text(&pod, &["metadata", "resourceVersion"]);
     let stay_as_it_is = |options: &mut delete::Options| {
-        options.resource_version = Some(object::text(&pod, &["metadata", "resourceVersion"]).to_owned())
+        options.resource_version = Some(revision.to_owned());
     };
     if ignores_budgets(&pod) {
         if !is_ending(&pod) && !insists {
