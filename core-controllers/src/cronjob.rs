@@ -8,7 +8,6 @@
 //! `cronjob-controller`.
 
 mod plan;
-mod schedule;
 
 use std::sync::Arc;
 
@@ -133,9 +132,13 @@ impl Turn<'_> {
         for active in self.status.active.clone().unwrap_or_default() {
             let name = active.name.as_deref().unwrap_or_default();
             let key = Key::new(active.namespace.as_deref(), name);
-            match self.request.client.live::<Job>(&key).await? {
-                Some(job) if job.metadata.uid == active.uid => self.delete(&job).await?,
-                _ => self.drop_active(active.uid.as_deref()),
+            match self.request.client.live::<Job>(&key).await {
+                Ok(Some(job)) if job.metadata.uid == active.uid => self.delete(&job).await?,
+                Ok(_) => self.drop_active(active.uid.as_deref()),
+                Err(error) => {
+                    self.tell(EventType::Warning, "FailedGet", format!("Get job: {error}"));
+                    return Err(error);
+                }
             }
         }
         Ok(())

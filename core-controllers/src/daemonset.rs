@@ -216,7 +216,7 @@ fn new_pod(set: &DaemonSet, hash: &str, node: &str) -> Pod {
     pod
 }
 
-/// Deletes the oldest revisions that no pod has and that history does not keep.
+/// Deletes the oldest revisions that no pod has, until history has its limit. Those that pods have count, too.
 async fn forget(
     set: &DaemonSet,
     hash: &str,
@@ -228,9 +228,10 @@ async fn forget(
     let Ok(limit) = usize::try_from(limit) else { return Ok(()) };
     let of_pod =
         |pod: &Arc<Pod>| pod.metadata.labels.as_ref().and_then(|labels| labels.get(plan::HASH).cloned());
-    let live: BTreeSet<String> = pods.iter().filter_map(of_pod).chain([hash.to_owned()]).collect();
-    let unused: Vec<_> = revisions.iter().filter(|revision| !live.contains(hash_of(revision))).collect();
-    for revision in unused.iter().take(unused.len().saturating_sub(limit)) {
+    let live: BTreeSet<String> = pods.iter().filter_map(of_pod).collect();
+    let old: Vec<_> = revisions.iter().filter(|revision| hash_of(revision) != hash).collect();
+    let unused = old.iter().filter(|revision| !live.contains(hash_of(revision)));
+    for revision in unused.take(old.len().saturating_sub(limit)) {
         request.client.delete(&***revision).await?;
     }
     Ok(())

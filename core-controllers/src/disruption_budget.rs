@@ -16,7 +16,7 @@ use k8s_openapi::{
         core::v1::Pod,
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus},
     },
-    apimachinery::pkg::apis::meta::v1::Time,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, Time},
 };
 use kube::core::{Selector, SelectorExt};
 use windlass::{
@@ -61,6 +61,21 @@ fn selector(budget: &PodDisruptionBudget) -> Option<Selector> {
     Selector::try_from(budget.spec.as_ref()?.selector.clone()?).ok()
 }
 
+/// A selector as Go prints the object, which is how events show it.
+fn shown(selector: &LabelSelector) -> String {
+    let labels: String =
+        selector.match_labels.iter().flatten().map(|(key, value)| format!("{key}: {value},")).collect();
+    let requirement = |r: &LabelSelectorRequirement| {
+        let values = r.values.as_deref().unwrap_or_default().join(" ");
+        format!("LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},", r.key, r.operator)
+    };
+    let expressions: String = selector.match_expressions.iter().flatten().map(requirement).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},\
+         MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
 fn selects(selector: &Selector, pod: &Pod) -> bool {
     selector.matches(pod.metadata.labels.as_ref().unwrap_or(&BTreeMap::new()))
 }
@@ -99,10 +114,11 @@ impl Reconcile<PodDisruptionBudget> for Budgets {
                 let note = format!("Failed to calculate the number of expected pods: {unknown}");
                 request.recorder.event(&*budget, EventType::Warning, "CalculateExpectedPodCountFailed", note);
                 report(&budget, stopped(&budget, &unknown), &request).await?;
-                Err(match unknown {
-                    Unknown::Api(error) => error,
-                    other => Error::Other(other.into()),
-                })
+                match unknown {
+                    Unknown::Api(error) => Err(error),
+                    // To ask again would tell no more: a pod or the budget has to change first.
+                    _ => Ok(Action::Done),
+                }
             }
         }
     }
@@ -122,13 +138,11 @@ impl Budgets {
         let (scale, unmanaged) = self.workloads.scale(all, request.client.raw()).await?;
         if !unmanaged.is_empty() {
             let selector = budget.spec.as_ref().and_then(|spec| spec.selector.clone()).unwrap_or_default();
-            let labels = selector.match_labels.unwrap_or_default();
-            let shown: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let note = format!(
                 "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the \
                  status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account \
                  for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
-                shown.join(",")
+                shown(&selector)
             );
             request.recorder.event(budget, EventType::Warning, "UnmanagedPods", note);
         }

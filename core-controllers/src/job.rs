@@ -59,13 +59,21 @@ pub fn register(manager: &mut ManagerBuilder, options: &Options) {
     let pods = informers.get::<Pod>(Scope::all());
     let metrics = Metrics::new();
     manager.metrics().register(|registry| metrics.register(registry));
+    let (of_jobs, of_pods) = (metrics.clone(), metrics.clone());
     let reconcile =
         Jobs { pods: pods.index(ByOwner), orphans: pods.index(Orphans), memory: Memory::default(), metrics };
     let controller = Controller::<Job>::new("job")
         .component("job-controller")
         .workers(options.workers)
         .owns::<Pod>()
-        .watches::<Pod, _>(Scope::all(), jobs_that_may_adopt);
+        .watches::<Job, _>(Scope::all(), move |delta, _| {
+            of_jobs.saw_job(delta);
+            Vec::<Key>::new()
+        })
+        .watches::<Pod, _>(Scope::all(), move |delta, informers| {
+            of_pods.saw_pod(delta);
+            jobs_that_may_adopt(delta, informers)
+        });
     manager.add(controller.build(reconcile));
     orphans::register(manager, options);
 }
@@ -147,8 +155,9 @@ impl Jobs {
             let plan = plan::plan(view);
             waits.push(plan.wait);
             done = carry_out(&plan, view, request).await;
-            *action = match (plan.delete.is_empty(), plan.create.is_empty()) {
+            *action = match (plan.delete.is_empty(), plan.create.is_empty() && plan.wait.is_none()) {
                 (false, _) => "pods_deleted",
+                _ if view::is_suspended(job) => "pods_deleted",
                 (_, false) => "pods_created",
                 _ => "tracking",
             };
@@ -204,6 +213,10 @@ impl Jobs {
             verdict::ensure(&mut status, &end.type_, "True", reason, message, view.now);
             if end.type_ == verdict::COMPLETE {
                 status.completion_time = Some(Time(view.now));
+            }
+            if view::completions(view.job) != Some(0) {
+                // What ends while it is suspended has no start any more; the server wants one of every end.
+                status.start_time.get_or_insert(Time(view.now));
             }
         }
         self.write(&mut job, &status, request).await?;

@@ -46,6 +46,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod quota;
 pub mod sample;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod structural;

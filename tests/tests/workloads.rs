@@ -195,8 +195,8 @@ async fn a_suspended_job_has_no_pods_and_its_time_stands_still() {
     assert!(pods(&cluster).await.is_empty());
     let suspended = status(&cluster).await;
     assert_eq!(
-        (conditions(&suspended), suspended.failed),
-        (vec!["Suspended: JobSuspended".to_owned()], None)
+        (conditions(&suspended), suspended.failed, suspended.start_time),
+        (vec!["Suspended: JobSuspended".to_owned()], None, None)
     );
     seconds(&cluster, 600).await;
     patch::<Job>(&cluster, "j", json!({"spec": {"suspend": false}})).await;

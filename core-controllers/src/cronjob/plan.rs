@@ -5,8 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus};
 use windlass::EventType;
-
-use super::schedule::{Schedule, zone_named};
+use windlass_crd::schedule::{Schedule, zone_named};
 
 /// Added to each wait, so that clocks that differ a little do not wake it too early.
 const MARGIN: Duration = Duration::from_millis(100);

@@ -168,6 +168,10 @@ fn tend(view: &View<'_>, node: &str, fit: Fit, plan: &mut Plan) {
             _ => running.push(*pod),
         }
     }
+    // A set that surges does not wait for the old pod to go.
+    if running.is_empty() && fit == Fit::Wanted && surges(view.set) {
+        plan.create.push(node.to_owned());
+    }
     plan.delete.extend(surplus(view, &running).into_iter().cloned());
 }
 

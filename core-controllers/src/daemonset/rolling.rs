@@ -70,7 +70,7 @@ fn look<'p>(view: &View<'p>, node: &str) -> Node<'p> {
 pub(super) fn roll(view: &View<'_>) -> (Vec<String>, Vec<Arc<Pod>>) {
     let wanted = view.nodes.values().filter(|fit| **fit == Fit::Wanted).count();
     let (surge, unavailable) = bounds(view.set, wanted);
-    if surge == 0 { (Vec::new(), replace(view, unavailable)) } else { surged(view, surge) }
+    if surge == 0 { (Vec::new(), replace(view, unavailable)) } else { surged(view, surge, wanted) }
 }
 
 fn replace(view: &View<'_>, most: usize) -> Vec<Arc<Pod>> {
@@ -92,21 +92,30 @@ fn replace(view: &View<'_>, most: usize) -> Vec<Arc<Pod>> {
     broken
 }
 
-fn surged(view: &View<'_>, most: usize) -> (Vec<String>, Vec<Arc<Pod>>) {
-    let (mut surging, mut gone) = (0, Vec::new());
+fn surged(view: &View<'_>, most: usize, wanted: usize) -> (Vec<String>, Vec<Arc<Pod>>) {
+    let (mut surging, mut serving) = (0, 0);
+    let (mut gone, mut spared) = (Vec::new(), Vec::new());
     let (mut broken, mut candidates) = (Vec::new(), Vec::new());
     for node in view.by_node.keys() {
-        match look(view, node) {
+        let look = look(view, node);
+        if let Node::New(pod) | Node::Old(pod) | Node::Both { old: pod, .. } = look {
+            serving += usize::from(view.is_available(pod));
+        }
+        match look {
             Node::Crowded => surging += 1,
             Node::Neither | Node::New(_) => {}
             Node::Both { new, old } if view.is_available(new) => gone.push(Arc::clone(old)),
             Node::Both { .. } => surging += 1,
-            // A node that is only spared gets no new pod.
-            Node::Old(_) if view.nodes.get(node) != Some(&Fit::Wanted) => {}
+            // A node that is only spared gets no new pod: the old one goes, but not while it is needed.
+            Node::Old(pod) if view.nodes.get(node) != Some(&Fit::Wanted) => {
+                let list = if view.is_available(pod) { &mut spared } else { &mut gone };
+                list.push(Arc::clone(pod));
+            }
             Node::Old(pod) if !view.is_available(pod) => broken.push((*node).to_owned()),
             Node::Old(_) => candidates.push((*node).to_owned()),
         }
     }
+    gone.extend(spared.into_iter().take(usize::saturating_sub(serving, wanted)));
     candidates.truncate(most.saturating_sub(surging));
     broken.extend(candidates);
     (broken, gone)

@@ -167,9 +167,24 @@ fn a_set_that_surges_makes_the_new_pod_first() {
         (&["a running node=n1 old", "x running node=n1", "b ready node=n2 old"], "+ -a"),
         (&["a ready node=n1 old", "b running node=n2 old"], "+n2 n1 -"),
         (&["a ready node=n1 old created=5", "z ready node=n1 old created=9", "b ready node=n2 old"], "+ -z"),
+        // What is going or has failed is not waited for.
+        (&["a ready node=n1 old going", "x ready node=n2"], "+n1 -"),
+        (&["a failed node=n1", "x ready node=n2"], "+n1 -a"),
     ];
     for (pods, expected) in cases {
         assert_eq!(planned("surge=1", &["n1", "n2"], pods), *expected, "{pods:?}");
+    }
+    assert_eq!(planned("surge=1", &["slow"], &["a failed node=slow"]), "+slow - wait 7");
+    // An old pod on a node that gets no new one goes when it serves nobody, or when enough others serve.
+    let tainted = ["n1", "n2 taint=k:NoSchedule"];
+    let cases: &[(&[&str], &str)] = &[
+        (&["x ready node=n1", "b running node=n2 old"], "+ -b"),
+        (&["x ready node=n1", "b ready node=n2 old"], "+ -b"),
+        (&["x running node=n1", "b ready node=n2 old"], "+ -"),
+        (&["a ready node=n1 old", "x running node=n1", "b ready node=n2 old"], "+ -b"),
+    ];
+    for (pods, expected) in cases {
+        assert_eq!(planned("surge=1", &tainted, pods), *expected, "{pods:?}");
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) struct Expected {
 pub(super) enum Unknown {
     #[error("found no controllers for pod {0:?}")]
     NoController(String),
+    #[error("no matches for kind {kind:?} in version {version:?}")]
+    NoKind { kind: String, version: String },
     #[error("{0} does not implement the scale subresource")]
     NoScale(String),
     #[error("{0}")]
@@ -45,7 +47,8 @@ pub(super) fn needs_scale(budget: &PodDisruptionBudget) -> bool {
     most.is_some() || matches!(least, Some(ApiIntOrString::String(_)))
 }
 
-/// What the budget asks for, of so many pods. Shares are rounded up.
+/// What the budget asks for, of so many pods. Shares are rounded up. A budget that asks for nothing is of no pods, so that
+/// none may go.
 pub(super) fn expected(budget: &PodDisruptionBudget, pods: i32) -> Result<Expected, Unknown> {
     let share = |value: &ApiIntOrString| {
         let value = match value {
@@ -62,7 +65,7 @@ pub(super) fn expected(budget: &PodDisruptionBudget, pods: i32) -> Result<Expect
     }
     match spec.and_then(|spec| spec.min_available.as_ref()) {
         Some(least) => Ok(Expected { pods, healthy: share(least)? }),
-        None => Ok(Expected { pods, healthy: 0 }),
+        None => Ok(Expected { pods: 0, healthy: 0 }),
     }
 }
 
@@ -132,26 +135,29 @@ impl Workloads {
         let is_apps = matches!(group, "apps" | "extensions");
         let key = Key::new(namespace, &owner.name);
         let scale = |replicas: Option<i32>| (owner.uid.clone(), replicas.unwrap_or(1));
-        match owner.kind.as_str() {
+        let known = match owner.kind.as_str() {
             "ReplicationController" if group.is_empty() => {
                 let found = same(self.controllers.get(&key), &owner.uid);
-                Ok(found.map(|found| scale(found.spec.as_ref().and_then(|spec| spec.replicas))))
+                found.map(|found| scale(found.spec.as_ref().and_then(|spec| spec.replicas)))
             }
-            "ReplicaSet" if is_apps => {
-                let Some(set) = same(self.sets.get(&key), &owner.uid) else { return Ok(None) };
+            "ReplicaSet" if is_apps => same(self.sets.get(&key), &owner.uid).and_then(|set| {
                 let Some(above) = controller_of(&set.metadata).filter(|above| above.kind == "Deployment")
                 else {
-                    return Ok(Some(scale(set.spec.as_ref().and_then(|spec| spec.replicas))));
+                    return Some(scale(set.spec.as_ref().and_then(|spec| spec.replicas)));
                 };
-                let deployment = same(self.deployments.get(&Key::new(namespace, &above.name)), &above.uid);
-                let replicas = |d: &Deployment| d.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-                Ok(deployment.map(|deployment| (above.uid.clone(), replicas(&deployment))))
-            }
+                let deployment = same(self.deployments.get(&Key::new(namespace, &above.name)), &above.uid)?;
+                let replicas = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+                Some((above.uid.clone(), replicas.unwrap_or(1)))
+            }),
             "StatefulSet" if is_apps => {
                 let found = same(self.stateful.get(&key), &owner.uid);
-                Ok(found.map(|found| scale(found.spec.as_ref().and_then(|spec| spec.replicas))))
+                found.map(|found| scale(found.spec.as_ref().and_then(|spec| spec.replicas)))
             }
-            _ => custom(owner, namespace.unwrap_or_default(), client).await,
+            _ => None,
+        };
+        match known {
+            Some(known) => Ok(Some(known)),
+            None => asked(owner, namespace.unwrap_or_default(), client).await,
         }
     }
 }
@@ -160,8 +166,8 @@ fn same<K: Object>(found: Option<std::sync::Arc<K>>, uid: &str) -> Option<std::s
     found.filter(|found| found.meta().uid.as_deref() == Some(uid))
 }
 
-/// The scale of any other kind, from its scale subresource.
-async fn custom(
+/// The scale of any other workload, from its scale subresource.
+async fn asked(
     owner: &OwnerReference,
     namespace: &str,
     client: &Client,
@@ -174,9 +180,15 @@ async fn custom(
         "" => client.list_core_api_resources(&owner.api_version).await,
         _ => client.list_api_group_resources(&owner.api_version).await,
     };
-    let served = served.map_err(Error::from)?.resources;
+    let served = match served {
+        Ok(served) => served.resources,
+        Err(kube::Error::Api(status)) if status.is_not_found() => Vec::new(),
+        Err(error) => return Err(Error::from(error).into()),
+    };
     let of_kind = served.iter().find(|one| one.kind == owner.kind && !one.name.contains('/'));
-    let Some(resource) = of_kind else { return Ok(None) };
+    let Some(resource) = of_kind else {
+        return Err(Unknown::NoKind { kind: owner.kind.clone(), version: owner.api_version.clone() });
+    };
     let plural = &resource.name;
     if !served.iter().any(|one| one.name == format!("{plural}/scale")) {
         let name = if group.is_empty() { plural.clone() } else { format!("{plural}.{group}") };

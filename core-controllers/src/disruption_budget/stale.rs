@@ -13,6 +13,8 @@ use crate::{Options, pods};
 /// How long a disruption may be announced before it has to have begun.
 const PATIENCE: Duration = Duration::from_mins(2);
 const TARGET: &str = "DisruptionTarget";
+/// The reason of disruptions that the pod's own kubelet announces.
+const BY_KUBELET: &str = "TerminationByKubelet";
 
 /// Adds the controller to a manager.
 pub(super) fn register(manager: &mut ManagerBuilder, options: &Options) {
@@ -23,12 +25,15 @@ pub(super) fn register(manager: &mut ManagerBuilder, options: &Options) {
     manager.add(controller.build(Stale));
 }
 
-/// How much longer a pod is given that is to be disrupted.
+/// How much longer a pod is given that is to be disrupted. What its kubelet announces may take any time.
 fn left(pod: &Pod) -> Option<Duration> {
     if pods::is_terminating(pod) || pods::is_terminal(pod) {
         return None;
     }
     let target = pods::condition(pod, TARGET).filter(|condition| condition.status == "True")?;
+    if target.reason.as_deref() == Some(BY_KUBELET) {
+        return None;
+    }
     let since = target.last_transition_time.as_ref().map(|time| clock::since(time.0));
     Some(PATIENCE.saturating_sub(since.unwrap_or(PATIENCE)))
 }
@@ -56,5 +61,32 @@ impl Reconcile<Pod> for Stale {
             Err(error) if error.is_not_found() => Ok(Action::Done),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::{api::core::v1::PodCondition, apimachinery::pkg::apis::meta::v1::Time};
+
+    use super::*;
+    use crate::testing::pod;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_than_the_kubelet_announce_has_two_minutes() {
+        let told = |text: &str, reason: &str| {
+            let mut pod = pod(text);
+            pod.status.as_mut().unwrap().conditions = Some(vec![PodCondition {
+                type_: TARGET.to_owned(),
+                status: "True".to_owned(),
+                reason: Some(reason.to_owned()),
+                last_transition_time: Some(Time(clock::now())),
+                ..PodCondition::default()
+            }]);
+            left(&pod).map(|left| left.as_secs())
+        };
+        assert_eq!(told("a running", "EvictionByEvictionAPI"), Some(120));
+        assert_eq!(told("a running", BY_KUBELET), None);
+        assert_eq!(told("a running going", "EvictionByEvictionAPI"), None);
+        assert_eq!(told("a failed", "EvictionByEvictionAPI"), None);
     }
 }

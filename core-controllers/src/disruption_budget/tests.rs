@@ -28,7 +28,7 @@ fn shares_are_rounded_up() {
         (json!({"maxUnavailable": 1}), 5, 5, 4),
         (json!({"maxUnavailable": "30%"}), 5, 5, 3),
         (json!({"maxUnavailable": 7}), 5, 5, 0),
-        (json!({}), 5, 5, 0),
+        (json!({}), 5, 0, 0),
     ] {
         let budget = budget(spec.clone(), json!({}));
         assert_eq!(
@@ -83,7 +83,9 @@ fn what_may_go_is_what_serves_beyond_the_need() {
         allowed(least(), &["a ready", "late ready"]),
         (2, 0, insufficient.clone(), String::new(), vec!["late".to_owned()], None)
     );
-    assert_eq!(allowed(json!({"minAvailable": 0}), &[]), (0, 0, insufficient, String::new(), none, None));
+    let nothing = || (0, 0, insufficient.clone(), String::new(), none.clone(), None);
+    assert_eq!(allowed(json!({"minAvailable": 0}), &[]), nothing());
+    assert_eq!(allowed(json!({}), &["a ready"]), (1, 0, insufficient.clone(), String::new(), none, None));
 }
 
 #[test]

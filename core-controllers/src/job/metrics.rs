@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::batch::v1::{Job, JobStatus};
+use k8s_openapi::api::{
+    batch::v1::{Job, JobStatus},
+    core::v1::Pod,
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -13,11 +16,15 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use windlass::Delta;
+
 use super::{
+    facts,
     indexes::Indexes,
-    spec,
+    is_ours, spec,
     view::{View, completions, is_indexed, limit_per_index},
 };
+use crate::pods;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Synced {
@@ -57,6 +64,16 @@ struct Acted {
     action: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct External {
+    controller_name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Held {
+    event: &'static str,
+}
+
 /// The metrics of the controller.
 #[derive(Clone)]
 pub(super) struct Metrics {
@@ -67,6 +84,8 @@ pub(super) struct Metrics {
     pods_created: Family<Created, Counter>,
     indexes_finished: Family<Indexed, Counter>,
     policy_actions: Family<Acted, Counter>,
+    external: Family<External, Counter>,
+    held: Family<Held, Counter>,
 }
 
 impl Metrics {
@@ -80,6 +99,8 @@ impl Metrics {
             pods_created: Family::default(),
             indexes_finished: Family::default(),
             policy_actions: Family::default(),
+            external: Family::default(),
+            held: Family::default(),
         }
     }
 
@@ -112,6 +133,34 @@ impl Metrics {
             "The number of failed Pods handled by failure policy",
             self.policy_actions.clone(),
         );
+        registry.register(
+            name("jobs_by_external_controller"),
+            "The number of Jobs managed by an external controller",
+            self.external.clone(),
+        );
+        registry.register(
+            name("terminated_pods_tracking_finalizer"),
+            "The number of terminated pods (phase=Failed|Succeeded) that got or lost the finalizer batch.kubernetes.io/job-tracking",
+            self.held.clone(),
+        );
+    }
+
+    /// A Job came that another controller manages.
+    pub(super) fn saw_job(&self, delta: &Delta<Job>) {
+        let job = delta.object();
+        if delta.old().is_none() && !is_ours(job) {
+            let controller_name = spec(job).and_then(|spec| spec.managed_by.clone()).unwrap_or_default();
+            self.external.get_or_create(&External { controller_name }).inc();
+        }
+    }
+
+    /// An ended pod is held by the finalizer from now on, or no longer.
+    pub(super) fn saw_pod(&self, delta: &Delta<Pod>) {
+        let is_held = |pod: &std::sync::Arc<Pod>| pods::is_terminal(pod) && facts::is_tracked(pod);
+        let (was, is) = (delta.old().is_some_and(is_held), delta.new().is_some_and(is_held));
+        if was != is {
+            self.held.get_or_create(&Held { event: if is { "add" } else { "delete" } }).inc();
+        }
     }
 
     /// A turn took so long and did this.

@@ -116,6 +116,10 @@ pub(super) fn note_suspension(
 ) -> Option<(&'static str, &'static str)> {
     if is_suspended(view.job) {
         let news = ensure(status, SUSPENDED, "True", "JobSuspended", "Job suspended", view.now);
+        if news {
+            // It starts anew one day, perhaps from another template (KEP-5440).
+            status.start_time = None;
+        }
         return news.then_some(("Suspended", "Job suspended"));
     }
     let news = ensure(status, SUSPENDED, "False", "JobResumed", "Job resumed", view.now);

@@ -48,7 +48,11 @@ impl StatefulSets {
                 self.make_claims(pod, set, request).await?;
                 self.own_claims(pod, set, request).await
             }
-            Step::Own(pod) => self.own_claims(pod, set, request).await,
+            Step::Own(pod) => {
+                self.own_claims(pod, set, request).await?;
+                let stays = identity::ordinal(pod).is_some_and(|o| identity::ordinals(set).contains(&o));
+                if stays { tell(request, set, "update", pod, Ok(())) } else { Ok(()) }
+            }
             Step::Correct(pod) => {
                 if !identity::has_storage(set, pod) {
                     self.make_claims(pod, set, request).await?;

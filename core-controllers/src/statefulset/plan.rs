@@ -157,10 +157,11 @@ fn shrink(view: &View<'_>, condemned: &[&Arc<Pod>], parallel: bool) -> Vec<Step>
         return condemned.iter().filter(stays).map(|pod| Step::Delete(Arc::clone(pod))).collect();
     }
     let Some(highest) = condemned.first().filter(stays) else { return Vec::new() };
-    // What is not available does not go while a lower one is not available either: that one may need it.
-    let lowest_ill = condemned.iter().rfind(|pod| !is_available(view, pod));
-    let ill = !is_available(view, highest);
-    if ill && lowest_ill.is_some_and(|pod| !Arc::ptr_eq(pod, highest)) {
+    // What is not available goes only if it is the lowest that is ill: a lower one may need it. What is ready and not
+    // available yet is not ill; it is waited for.
+    let lowest_ill = condemned.iter().rfind(|pod| !is_healthy(pod));
+    let is_lowest_ill = lowest_ill.is_some_and(|pod| Arc::ptr_eq(pod, highest));
+    if !is_available(view, highest) && !is_lowest_ill {
         return Vec::new();
     }
     vec![Step::Delete(Arc::clone(highest))]
@@ -249,11 +250,14 @@ fn owners_due(view: &View<'_>, pod: &Pod) -> bool {
     claims_of(view, pod).into_iter().flatten().any(due)
 }
 
+/// Whether a pod runs, is ready, and stays.
+fn is_healthy(pod: &Pod) -> bool {
+    pods::phase(pod) == "Running" && !pods::is_terminating(pod) && pods::is_ready(pod)
+}
+
 /// Whether a pod runs, has been ready for long enough, and stays.
 fn is_available(view: &View<'_>, pod: &Pod) -> bool {
-    pods::phase(pod) == "Running"
-        && !pods::is_terminating(pod)
-        && pods::is_available(pod, min_ready_seconds(view.set), view.now)
+    is_healthy(pod) && pods::is_available(pod, min_ready_seconds(view.set), view.now)
 }
 
 pub(super) fn min_ready_seconds(set: &StatefulSet) -> i32 {

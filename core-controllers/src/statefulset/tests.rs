@@ -155,6 +155,11 @@ fn an_ordered_set_takes_one_step_at_a_time() {
         ("1", &["0 ready", "1 running", "2 ready"], "delete web-2"),
         ("1", &["0 running", "1 ready"], ""),
         ("0", &["0 ready"], "delete web-0"),
+        // What is ready and not available yet is waited for before it goes.
+        ("1 minready=10", &["0 ready", "1 ready since=995"], ""),
+        ("1 minready=10", &["0 ready", "1 ready since=990"], "delete web-1"),
+        ("1 minready=10", &["0 ready", "1 running", "2 ready since=995"], ""),
+        ("1 minready=10", &["0 ready", "1 ready since=995", "2 running"], "delete web-2"),
         ("2 minready=10", &["0 ready since=995"], ""),
         ("2 minready=10", &["0 ready since=990"], "create web-1 v1"),
         ("2 going", &["0 ready"], ""),

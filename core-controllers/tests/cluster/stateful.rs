@@ -145,6 +145,8 @@ async fn claims_go_with_what_the_policy_says() {
     cluster.patch::<StatefulSet>("db", json!({"spec": keep})).await;
     pass(5).await;
     assert_eq!(claims().await, ["data-db-0 ", "data-db-1 ", "data-db-2 "]);
+    let told = |e: &Event| e.message.as_deref() == Some("update Pod db-0 in StatefulSet db successful");
+    assert!(cluster.list::<Event>("").await.iter().any(told));
     let go = json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}});
     cluster.patch::<StatefulSet>("db", json!({"spec": go})).await;
     pass(5).await;

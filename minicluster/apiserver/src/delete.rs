@@ -236,6 +236,14 @@ pub(crate) async fn background(cx: &Context, namespace: &str, name: &str) -> Api
     }
 }
 
+/// Deletes the object of the request as these options say.
+///
+/// # Errors
+/// 403, 404, 409.
+pub(crate) async fn with(cx: &Context, options: &Options) -> ApiResult<()> {
+    delete(cx, &cx.info.namespace, &cx.info.name, options).await.map(drop)
+}
+
 async fn delete(cx: &Context, namespace: &str, name: &str, options: &Options) -> ApiResult<Deleted> {
     let key = cx.resource.key(namespace, name);
     for _ in 0..CONFLICT_RETRIES {
@@ -280,7 +288,7 @@ fn resource_is_timed(cx: &Context, old: &Value, options: &Options) -> bool {
     cx.resource.strategy.grace_period(old, options.grace).is_some()
 }
 
-fn check_preconditions(cx: &Context, name: &str, options: &Options, old: &Value) -> ApiResult<()> {
+pub(crate) fn check_preconditions(cx: &Context, name: &str, options: &Options, old: &Value) -> ApiResult<()> {
     let mismatch = |what: &str, wanted: &str, is: &str, since: &str| {
         let why = format!(
             "the {what} in the precondition ({wanted}) does not match the {what} in record ({is}). The object might \

@@ -232,16 +232,24 @@ impl ApiError {
 
     /// 409 for what is in no table.
     pub fn conflict_of(what: &str, name: &str, why: impl std::fmt::Display) -> Self {
-        let mut error =
-            Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"));
+        Self::new(409, "Conflict", format!("Operation cannot be fulfilled on {what} \"{name}\": {why}"))
+            .about_text(what, name)
+    }
+
+    /// 403 for what is in no table.
+    pub fn forbidden_of(what: &str, name: &str, why: impl std::fmt::Display) -> Self {
+        Self::new(403, "Forbidden", format!("{what} \"{name}\" is forbidden: {why}")).about_text(what, name)
+    }
+
+    fn about_text(mut self, what: &str, name: &str) -> Self {
         let (kind, group) = what.split_once('.').unwrap_or((what, ""));
-        error.details = Some(Box::new(Details {
+        self.details = Some(Box::new(Details {
             name: name.to_owned(),
             group: group.to_owned(),
             kind: kind.to_owned(),
             ..Details::default()
         }));
-        error
+        self
     }
 
     /// 409 on an update of an object that changed meanwhile.

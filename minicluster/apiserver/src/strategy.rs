@@ -11,6 +11,7 @@ pub(crate) mod autoscaler;
 pub(crate) mod batch;
 mod checks;
 pub(crate) mod columns;
+mod conditions;
 mod container;
 pub(crate) mod core;
 pub(crate) mod definition;

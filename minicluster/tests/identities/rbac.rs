@@ -70,7 +70,7 @@ pub(crate) const NAMESPACES: &[Row] = &[
         "cannot create resource \"resourcequotas\"",
     ),
     ("alice", "POST /api/v1/namespaces/dev/limitranges {}", 403, "cannot create resource \"limitranges\""),
-    ("alice", "POST /api/v1/namespaces/dev/pods/p1/eviction {}", 201, ""),
+    ("alice", "POST /api/v1/namespaces/dev/pods/p1/eviction {\"metadata\":{\"name\":\"p1\"}}", 201, ""),
     (
         "alice",
         "POST /api/v1/namespaces/dev/pods/free/binding {}",

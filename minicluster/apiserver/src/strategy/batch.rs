@@ -4,6 +4,7 @@
 
 mod checks;
 mod status;
+mod update;
 
 use serde_json::{Value, json};
 use windlass_crd::{field::ErrorList, name};
@@ -19,7 +20,19 @@ pub(crate) struct CronJob;
 
 const INDEXED: &str = "Indexed";
 
-/// Completes the spec of a Job; the template of one is left as it is.
+/// What a failure policy asks of a condition is that it holds.
+fn default_failure_policy(spec: &mut Value) {
+    let Some(policy) = spec.get_mut("podFailurePolicy") else { return };
+    for rule in pod_defaults::items(policy, "rules") {
+        for pattern in pod_defaults::items(rule, "onPodConditions") {
+            if object::text(pattern, &["status"]).is_empty() {
+                object::set(pattern, &["status"], "True");
+            }
+        }
+    }
+}
+
+/// Completes the spec of a Job; the template of one is left as it is, but for its failure policy.
 fn default_spec(spec: &mut Value) {
     let absent = |spec: &Value, field: &str| object::at(spec, &[field]).is_none();
     if absent(spec, "completions") && absent(spec, "parallelism") {
@@ -61,6 +74,7 @@ impl Strategy for Job {
         default_template(obj);
         if let Some(spec) = obj.get_mut("spec") {
             default_spec(spec);
+            default_failure_policy(spec);
         }
         // A Job without labels has those of its pods.
         if object::at(obj, &["metadata", "labels"]).is_none()
@@ -84,7 +98,7 @@ impl Strategy for Job {
 
     fn validate_update(&self, part: Part, obj: &Value, old: &Value) -> ErrorList {
         match part {
-            Part::Main => checks::job_update(obj, old),
+            Part::Main => update::job_update(obj, old),
             Part::Status => status::job_status(obj, old),
             _ => ErrorList::new(),
         }
@@ -212,6 +226,9 @@ impl Strategy for CronJob {
         if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec/template/spec") {
             pod_defaults::spec(spec);
         }
+        if let Some(spec) = obj.pointer_mut("/spec/jobTemplate/spec") {
+            default_failure_policy(spec);
+        }
     }
 
     fn prepare_create(&self, obj: &mut Value) {
@@ -265,81 +282,6 @@ impl Strategy for CronJob {
     }
 }
 
-/// A schedule of five fields, or one of the names for one.
-fn check_schedule(schedule: &str) -> Result<(), String> {
-    let zoned = schedule.strip_prefix("TZ=").or_else(|| schedule.strip_prefix("CRON_TZ="));
-    let schedule = match zoned.map(|rest| rest.split_once(' ').unwrap_or((rest, ""))) {
-        None => schedule,
-        Some((zone, rest)) => {
-            if !matches!(zone, "" | "UTC" | "Local") && jiff::tz::TimeZone::get(zone).is_err() {
-                return Err(format!("provided bad location {zone}: unknown time zone {zone}"));
-            }
-            rest.trim()
-        }
-    };
-    const NAMES: [&str; 7] =
-        ["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-    if NAMES.contains(&schedule) || schedule.starts_with("@every ") {
-        return Ok(());
-    }
-    if schedule.starts_with('@') {
-        return Err(format!("unrecognized descriptor: {schedule}"));
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: [{}]", fields.len(), fields.join(" ")));
-    }
-    let bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
-    fields
-        .iter()
-        .zip(bounds)
-        .enumerate()
-        .try_for_each(|(i, (text, bounds))| text.split(',').try_for_each(|part| check_part(part, bounds, i)))
-}
-
-fn check_part(part: &str, (low, high): (u32, u32), field: usize) -> Result<(), String> {
-    const MONTHS: [&str; 12] =
-        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-    const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-    let number = |text: &str| -> Result<u32, String> {
-        let lower = text.to_lowercase();
-        let names: &[&str] = match field {
-            3 => &MONTHS,
-            4 => &DAYS,
-            _ => &[],
-        };
-        if let Some(place) = names.iter().position(|name| *name == lower) {
-            return Ok(place as u32 + low);
-        }
-        text.parse().map_err(|_| {
-            format!("failed to parse int from {text}: strconv.Atoi: parsing {text:?}: invalid syntax")
-        })
-    };
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    if let Some(step) = step
-        && number(step)? == 0
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if matches!(range, "*" | "?") {
-        return Ok(());
-    }
-    let (start, end) = match range.split_once('-') {
-        Some((start, end)) => (number(start)?, number(end)?),
-        None => (number(range)?, number(range)?),
-    };
-    if start < low {
-        return Err(format!("beginning of range ({start}) below minimum ({low}): {part}"));
-    }
-    if end > high {
-        return Err(format!("end of range ({end}) above maximum ({high}): {part}"));
-    }
-    if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {part}"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,24 +307,5 @@ mod tests {
             texts,
             ["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""]
         );
-    }
-
-    #[test]
-    fn schedules_are_checked() {
-        for good in [
-            "* * * * *",
-            "*/5 0-3 1,15 jan-mar mon",
-            "@hourly",
-            "@every 1h",
-            "0 0 ? * *",
-            "TZ=Europe/Rome 1 2 * * *",
-        ] {
-            assert_eq!(check_schedule(good), Ok(()), "{good}");
-        }
-        for bad in ["* * * *", "60 * * * *", "*/0 * * * *", "x * * * *", "5-1 * * * *", "@never", "* * 0 * *"]
-        {
-            assert!(check_schedule(bad).is_err(), "{bad}");
-        }
-        assert_eq!(check_schedule("* * *").unwrap_err(), "expected exactly 5 fields, found 3: [* * *]");
     }
 }

@@ -14,6 +14,7 @@ use super::{
         checks::{count_or_percent, hundred_at_most},
         immutable,
     },
+    conditions,
     container::resources,
     internal,
     pod_spec::{self, one_of, told},
@@ -38,6 +39,18 @@ pub(super) fn budget(obj: &Value) -> ErrorList {
         errors.extend(validate_label_selector(selector, &path.child("selector")));
     }
     one_of(spec, "unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"], &path, &mut errors);
+    errors
+}
+
+/// The status of a PodDisruptionBudget.
+pub(super) fn budget_status(obj: &Value, _old: &Value) -> ErrorList {
+    let path = field::root("status");
+    let status = obj.get("status").unwrap_or(&Value::Null);
+    let mut errors = ErrorList::new();
+    conditions::validate(object::list(status, &["conditions"]), &path.child("conditions"), &mut errors);
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        pod_spec::not_negative(status, field, &path, &mut errors);
+    }
     errors
 }
 

@@ -411,6 +411,7 @@ pub(crate) const POD_DISRUPTION_BUDGET: Listed = Listed::new(|| {
     ]
 })
 .checks(checks::budget)
+.status(checks::budget_status)
 .named(super::access::path_segment);
 
 /// LimitRange.

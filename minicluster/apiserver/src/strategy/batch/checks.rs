@@ -4,10 +4,12 @@
 
 use std::collections::BTreeSet;
 
+use jiff::tz::TimeZone;
 use serde_json::Value;
 use windlass_crd::{
     field::{self, Error, ErrorList, Path},
     name,
+    schedule::Schedule,
     selector::{LabelSelector, validate_label_selector},
 };
 
@@ -18,7 +20,7 @@ use super::{
         pod_spec::{not_negative, one_of, one_of_required, told},
         template,
     },
-    INDEXED, check_schedule, condition,
+    INDEXED,
 };
 use crate::object;
 
@@ -31,7 +33,7 @@ const EXIT_CODES_MAX: usize = 255;
 const MANAGED_BY_MAX: usize = 63;
 const INDEXES_MAX: usize = 64 << 10;
 
-fn spec_of(obj: &Value) -> &Value {
+pub(super) fn spec_of(obj: &Value) -> &Value {
     obj.get("spec").unwrap_or(&Value::Null)
 }
 
@@ -83,7 +85,7 @@ fn generated_selector(obj: &Value, errors: &mut ErrorList) {
 }
 
 /// The spec of a Job itself: it has a selector.
-fn whole_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
+pub(super) fn whole_spec(spec: &Value, path: &Path, errors: &mut ErrorList) {
     parts(spec, path, errors);
     let at = path.child("selector");
     let selector = object::at(spec, &["selector"]);
@@ -405,105 +407,6 @@ pub(super) fn interval(part: &str, completions: i64) -> Result<(i64, i64), Strin
     }
 }
 
-/// A change of a Job.
-pub(super) fn job_update(obj: &Value, old: &Value) -> ErrorList {
-    let path = field::root("spec");
-    let mut errors = job(obj);
-    let (new, before) = (spec_of(obj), spec_of(old));
-    whole_spec(new, &path, &mut errors);
-    let value = |spec: &Value, field: &str| object::at(spec, &[field]).cloned().unwrap_or_default();
-    let completions = value(new, "completions");
-    if completions != value(before, "completions") {
-        let at = path.child("completions");
-        if object::text(new, &["completionMode"]) != INDEXED {
-            errors.push(Error::invalid(at, completions, "field is immutable"));
-        } else if !completions.is_null() && completions != value(new, "parallelism") {
-            let detail = "can only be modified in tandem with spec.parallelism";
-            errors.push(Error::invalid(at, completions, detail));
-        }
-    }
-    let fixed = |field: &'static str, kind: &'static str, errors: &mut ErrorList| {
-        let given = value(new, field);
-        if given != value(before, field) {
-            errors.push(internal::invalid(&path.child(field), kind, &given, "field is immutable"));
-        }
-    };
-    fixed("selector", "*LabelSelector", &mut errors);
-    template_stays(new, old, &path, &mut errors);
-    fixed("completionMode", "v", &mut errors);
-    fixed("podFailurePolicy", "*PodFailurePolicy", &mut errors);
-    fixed("backoffLimitPerIndex", "v", &mut errors);
-    fixed("managedBy", "v", &mut errors);
-    fixed("successPolicy", "*SuccessPolicy", &mut errors);
-    errors
-}
-
-/// The template stays; where pods go and what they ask for may change while a Job is suspended.
-fn template_stays(new: &Value, old: &Value, path: &Path, errors: &mut ErrorList) {
-    const FREE: [&[&str]; 6] = [
-        &["spec", "affinity", "nodeAffinity"],
-        &["spec", "nodeSelector"],
-        &["spec", "tolerations"],
-        &["spec", "schedulingGates"],
-        &["metadata", "annotations"],
-        &["metadata", "labels"],
-    ];
-    let before = spec_of(old);
-    let suspended = object::at(before, &["suspend"]) == Some(&Value::Bool(true));
-    let mutable = suspended
-        && (object::at(old, &["status", "startTime"]).is_none() || condition(old, "Suspended").is_some());
-    let template = new.get("template").cloned().unwrap_or_default();
-    let mut was = before.get("template").cloned().unwrap_or_default();
-    if mutable {
-        for way in FREE {
-            match object::at(&template, way) {
-                Some(value) => object::set(&mut was, way, value.clone()),
-                None => {
-                    object::remove(&mut was, way);
-                }
-            }
-        }
-        let bare = |template: &Value| {
-            object::at(template, &["spec", "affinity"])
-                .and_then(Value::as_object)
-                .is_some_and(serde_json::Map::is_empty)
-        };
-        if bare(&was) && !bare(&template) {
-            object::remove(&mut was, &["spec", "affinity"]);
-        }
-        take_resources(&template, &mut was);
-        let (spec, kept) = (template.get("spec"), was.get("spec"));
-        if spec != kept {
-            let at = path.child("template.spec");
-            let given = spec.cloned().unwrap_or_default();
-            errors.push(internal::invalid(&at, "PodSpec", &given, "field is immutable"));
-        }
-        return;
-    }
-    if template != was {
-        let at = path.child("template");
-        errors.push(internal::invalid(&at, "PodTemplateSpec", &template, "field is immutable"));
-    }
-}
-
-fn take_resources(template: &Value, was: &mut Value) {
-    for list in ["containers", "initContainers"] {
-        let new = object::list(template, &["spec", list]).to_vec();
-        let Some(Value::Array(old)) = was.pointer_mut(&format!("/spec/{list}")) else { continue };
-        if old.len() != new.len() {
-            continue;
-        }
-        for (old, new) in old.iter_mut().zip(&new).filter(|(old, new)| old["name"] == new["name"]) {
-            match new.get("resources") {
-                Some(resources) => old["resources"] = resources.clone(),
-                None => {
-                    object::remove(old, &["resources"]);
-                }
-            }
-        }
-    }
-}
-
 /// A CronJob, given what stood in its place.
 pub(super) fn cron_job(obj: &Value, old: Option<&Value>) -> ErrorList {
     let path = field::root("spec");
@@ -515,7 +418,7 @@ pub(super) fn cron_job(obj: &Value, old: Option<&Value>) -> ErrorList {
     if schedule.is_empty() {
         errors.push(Error::required(at, ""));
     } else {
-        if let Err(why) = check_schedule(schedule) {
+        if let Err(why) = Schedule::parse(schedule, &TimeZone::UTC) {
             errors.push(Error::invalid(&at, schedule, why));
         }
         let zoned_before = old.is_some_and(|old| object::text(old, &["spec", "schedule"]).contains("TZ"));
@@ -575,7 +478,7 @@ fn zone_faults(zone: &str) -> Vec<String> {
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones".to_owned(),
         ];
     }
-    match jiff::tz::TimeZone::get(zone) {
+    match TimeZone::get(zone) {
         Ok(_) => Vec::new(),
         Err(_) => vec![unknown],
     }
@@ -674,6 +577,15 @@ mod tests {
             joined(&cron_job(&json!({"metadata": {"name": "c"}, "spec": cron}), None))
         };
         assert_eq!(cron(json!({"timeZone": "Europe/Berlin"})), "");
+        assert_eq!(cron(json!({"schedule": "@every 1h"})), "");
+        for (schedule, why) in [
+            ("* * * *", "expected exactly 5 fields, found 4: [* * * *]"),
+            ("@every day", "failed to parse duration @every day: time: invalid duration \"day\""),
+            ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
+        ] {
+            let expected = format!("spec.schedule: Invalid value: {schedule:?}: {why}");
+            assert_eq!(cron(json!({"schedule": schedule})), expected);
+        }
         assert_eq!(
             cron(json!({"timeZone": "No/Where"})),
             "spec.timeZone: Invalid value: \"No/Where\": unknown time zone No/Where"

@@ -1,5 +1,5 @@
 //! When a schedule comes round: five fields or a name for them, as the standard parser of robfig/cron v3 reads them,
-//! which is what upstream's server and controller use. Pure.
+//! which is what upstream's API server and CronJob controller use. What is wrong is told in its words.
 //!
 //! A field is a list of values, ranges and steps; months and weekdays have names. When both days are given, either will
 //! do. What a clock skips in spring is skipped, and what it repeats in autumn is repeated.
@@ -16,8 +16,21 @@ const MONTHS: [&str; 12] =
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// A schedule that was understood.
+///
+/// ```
+/// use jiff::{Timestamp, tz::TimeZone};
+/// use windlass_crd::schedule::Schedule;
+///
+/// let schedule = Schedule::parse("30 6 * * mon-fri", &TimeZone::UTC)?;
+/// let friday: Timestamp = "2026-01-30T12:00:00Z".parse().unwrap();
+/// assert_eq!(schedule.next(friday), Some("2026-02-02T06:30:00Z".parse().unwrap()));
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone)]
-pub(super) enum Schedule {
+pub struct Schedule(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
     Fields(Box<Fields>),
     /// Every so often.
     Every(SignedDuration),
@@ -25,7 +38,7 @@ pub(super) enum Schedule {
 
 /// What each field allows, a bit for each value, and whether it allows everything.
 #[derive(Debug, Clone)]
-pub(super) struct Fields {
+struct Fields {
     minutes: Field,
     hours: Field,
     days: Field,
@@ -50,7 +63,10 @@ struct Bounds {
 
 impl Schedule {
     /// Reads a schedule of a time zone; one that names a zone itself has that one.
-    pub(super) fn parse(text: &str, zone: &TimeZone) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// What cannot be understood of it, in upstream's words.
+    pub fn parse(text: &str, zone: &TimeZone) -> Result<Self, String> {
         let (zone, text) = match text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
             None => (zone.clone(), text),
             Some(rest) => {
@@ -64,8 +80,9 @@ impl Schedule {
             return Err("empty spec string".to_owned());
         }
         if let Some(text) = text.strip_prefix("@every ") {
-            let every = duration(text).ok_or_else(|| format!("failed to parse duration @every {text}"))?;
-            return Ok(Self::Every(every.max(SignedDuration::from_secs(1))));
+            let every =
+                duration(text).map_err(|why| format!("failed to parse duration @every {text}: {why}"))?;
+            return Ok(Self(Kind::Every(every.max(SignedDuration::from_secs(1)))));
         }
         let text = match text {
             "@yearly" | "@annually" => "0 0 1 1 *",
@@ -81,22 +98,23 @@ impl Schedule {
             return Err(format!("expected exactly 5 fields, found {}: [{}]", parts.len(), parts.join(" ")));
         };
         let field = |text: &str, min, max, names| Field::parse(text, &Bounds { min, max, names });
-        Ok(Self::Fields(Box::new(Fields {
+        Ok(Self(Kind::Fields(Box::new(Fields {
             minutes: field(minutes, 0, 59, &[])?,
             hours: field(hours, 0, 23, &[])?,
             days: field(days, 1, 31, &[])?,
             months: field(months, 1, 12, &MONTHS)?,
             weekdays: field(weekdays, 0, 6, &DAYS)?,
             zone,
-        })))
+        }))))
     }
 
     /// The first moment after this one; `None` when there is none within five years.
-    pub(super) fn next(&self, after: Timestamp) -> Option<Timestamp> {
+    #[must_use]
+    pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let whole = Timestamp::from_second(after.as_second()).ok()?;
-        match self {
-            Self::Every(every) => whole.checked_add(*every).ok(),
-            Self::Fields(fields) => fields.next(whole),
+        match &self.0 {
+            Kind::Every(every) => whole.checked_add(*every).ok(),
+            Kind::Fields(fields) => fields.next(whole),
         }
     }
 }
@@ -204,23 +222,26 @@ fn number(text: &str) -> Result<u32, String> {
     })
 }
 
-/// A time zone by its name in the IANA database.
-pub(super) fn zone_named(name: &str) -> Option<TimeZone> {
+/// A time zone by its name in the IANA database, as Go looks it up: no name is UTC, and so is `Local`, since what runs
+/// has no place.
+#[must_use]
+pub fn zone_named(name: &str) -> Option<TimeZone> {
     if matches!(name, "" | "UTC" | "Local") { Some(TimeZone::UTC) } else { TimeZone::get(name).ok() }
 }
 
 /// A duration as Go writes it, such as `1h30m` or `1.5s`, in whole seconds.
-fn duration(text: &str) -> Option<SignedDuration> {
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let invalid = || format!("time: invalid duration {text:?}");
     let mut total = Duration::ZERO;
     let mut rest = text.strip_prefix('+').unwrap_or(text);
     if rest.is_empty() {
-        return None;
+        return Err(invalid());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let unit =
-            rest[digits..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |n| n + digits);
-        let value: f64 = rest[..digits].parse().ok()?;
+        let of_number = |c: char| c.is_ascii_digit() || c == '.';
+        let digits = rest.find(|c| !of_number(c)).unwrap_or(rest.len());
+        let unit = rest[digits..].find(of_number).map_or(rest.len(), |n| n + digits);
+        let value: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         let seconds = match &rest[digits..unit] {
             "ns" => 1e-9,
             "us" | "µs" | "μs" => 1e-6,
@@ -228,12 +249,14 @@ fn duration(text: &str) -> Option<SignedDuration> {
             "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
-            _ => return None,
+            "" => return Err(format!("time: missing unit in duration {text:?}")),
+            other => return Err(format!("time: unknown unit {other:?} in duration {text:?}")),
         };
-        total = total.checked_add(Duration::try_from_secs_f64(value * seconds).ok()?)?;
+        let more = Duration::try_from_secs_f64(value * seconds).map_err(|_| invalid())?;
+        total = total.checked_add(more).ok_or_else(invalid)?;
         rest = &rest[unit..];
     }
-    i64::try_from(total.as_secs()).ok().map(SignedDuration::from_secs)
+    i64::try_from(total.as_secs()).map(SignedDuration::from_secs).map_err(|_| invalid())
 }
 
 #[cfg(test)]
@@ -318,9 +341,11 @@ mod tests {
             ("x * * * *", "failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax"),
             ("@never", "unrecognized descriptor: @never"),
             ("TZ=Nowhere * * * * *", "provided bad location Nowhere: unknown time zone Nowhere"),
+            ("@every soon", "failed to parse duration @every soon: time: invalid duration \"soon\""),
+            ("@every 5", "failed to parse duration @every 5: time: missing unit in duration \"5\""),
+            ("@every 5d", "failed to parse duration @every 5d: time: unknown unit \"d\" in duration \"5d\""),
         ] {
             assert_eq!(Schedule::parse(text, &TimeZone::UTC).unwrap_err(), error, "{text}");
         }
-        assert!(Schedule::parse("@every soon", &TimeZone::UTC).is_err());
     }
 }
