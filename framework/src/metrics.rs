@@ -21,7 +21,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Failure, Key, failing::Failing, shards::ShardMetrics};
+use crate::{
+    Failure, Key,
+    diagnostics::{Board, Diagnostics},
+    failing::Failing,
+    shards::ShardMetrics,
+};
 
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
@@ -50,6 +55,7 @@ struct Inner {
     requests: Family<Requested, Counter>,
     request_seconds: Histograms<Verbed>,
     failing: Failing,
+    board: Arc<Board>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -248,6 +254,7 @@ impl Metrics {
             requests,
             request_seconds,
             failing: Failing::default(),
+            board: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -297,6 +304,20 @@ impl Metrics {
 
     pub(crate) fn failing(&self) -> &Failing {
         &self.inner.failing
+    }
+
+    /// What the process does at this moment.
+    #[must_use]
+    pub fn diagnostics(&self) -> Diagnostics {
+        let mut now = self.inner.board.read();
+        let clusters = self.inner.clusters.lock().clone();
+        now.clusters =
+            clusters.iter().map(|(name, metrics)| (name.to_string(), metrics.diagnostics())).collect();
+        now
+    }
+
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.inner.board
     }
 
     /// Calls `refresh` before each rendering, until it returns false.

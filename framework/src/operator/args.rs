@@ -12,13 +12,15 @@ pub(super) enum Command {
 }
 
 /// How it runs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags {
     pub(super) kubeconfig: Option<PathBuf>,
     pub(super) context: Option<String>,
     pub(super) namespace: Option<String>,
+    pub(super) watch_namespace: Option<String>,
     pub(super) leader_elect: bool,
     pub(super) admin: Option<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
 }
 
 /// What `--help` prints.
@@ -30,7 +32,10 @@ pub(super) fn help(name: &str) -> String {
   --context NAME     a context of the kubeconfig
   --leader-elect     work only while holding the lease {name}
   --namespace NAME   where the lease is; by default the namespace of the pod or of the context
-  --admin ADDRESS    serve /healthz, /readyz, /metrics and /failing, such as on 0.0.0.0:8080
+  --watch-namespace NAMES
+                     watch these namespaces, as in a,b; by default those of WATCH_NAMESPACE, and all if that is not set
+  --admin ADDRESS    serve /healthz, /readyz, /metrics, /failing and /diagnostics, such as on 0.0.0.0:8080
+  --metrics ADDRESS  serve protected metrics, such as on 0.0.0.0:8443; --admin shows health alone where there are any
   -h, --help         print this
 "
     )
@@ -60,7 +65,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             "--kubeconfig" => flags.kubeconfig = Some(value()?.into()),
             "--context" => flags.context = Some(value()?),
             "--namespace" => flags.namespace = Some(value()?),
-            "--admin" => flags.admin = Some(address(&value()?)?),
+            "--watch-namespace" => flags.watch_namespace = Some(value()?),
+            "--admin" => flags.admin = Some(address(flag, &value()?, 8080)?),
+            "--metrics" => flags.metrics = Some(address(flag, &value()?, 8443)?),
             "--leader-elect" => flags.leader_elect = yes(given.as_deref())?,
             _ => return Err(format!("{arg:?} is no argument of this program; --help lists them")),
         }
@@ -68,8 +75,9 @@ pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
     Ok(if describe { Command::Describe } else { Command::Run(flags) })
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("--admin needs an address such as 0.0.0.0:8080, and {text:?} is none"))
+fn address(flag: &str, text: &str, port: u16) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("{flag} needs an address such as 0.0.0.0:{port}, and {text:?} is none");
+    text.parse().map_err(wrong)
 }
 
 fn yes(text: Option<&str>) -> Result<bool, String> {
@@ -93,36 +101,30 @@ mod tests {
         let flags = Flags {
             kubeconfig: Some("a/b".into()),
             namespace: Some("sea".into()),
+            watch_namespace: Some("a,b".into()),
             leader_elect: true,
             admin: Some(([127, 0, 0, 1], 80).into()),
+            metrics: Some(([127, 0, 0, 1], 81).into()),
             ..Flags::default()
         };
         let both = [
-            "--kubeconfig a/b --namespace sea --admin 127.0.0.1:80 --leader-elect",
-            "--kubeconfig=a/b --namespace=sea --admin=127.0.0.1:80 --leader-elect=true",
+            "--kubeconfig a/b --namespace sea --watch-namespace a,b --admin 127.0.0.1:80 --metrics 127.0.0.1:81 --leader-elect",
+            "--kubeconfig=a/b --namespace=sea --watch-namespace=a,b --admin=127.0.0.1:80 --metrics=127.0.0.1:81 --leader-elect=true",
         ];
         for text in both {
             assert_eq!(parsed(&format!("run {text}")), parsed(text));
-            assert_eq!(parsed(text), Ok(Command::Run(flags_of(&flags))));
+            assert_eq!(parsed(text), Ok(Command::Run(flags.clone())));
         }
         assert_eq!(parsed(""), Ok(Command::Run(Flags::default())));
         assert_eq!(parsed("describe"), Ok(Command::Describe));
         assert_eq!(parsed("run --help"), Ok(Command::Help));
     }
 
-    fn flags_of(flags: &Flags) -> Flags {
-        Flags {
-            kubeconfig: flags.kubeconfig.clone(),
-            namespace: flags.namespace.clone(),
-            context: None,
-            ..*flags
-        }
-    }
-
     #[test]
     fn a_wrong_argument_is_named() {
         let table = [
             ("--admin 80", "--admin needs an address such as 0.0.0.0:8080, and \"80\" is none"),
+            ("--metrics=x", "--metrics needs an address such as 0.0.0.0:8443, and \"x\" is none"),
             ("--kubeconfig", "--kubeconfig needs a value"),
             ("--leader-elect=perhaps", "--leader-elect is true or false, and not \"perhaps\""),
             ("--frobnicate", "\"--frobnicate\" is no argument of this program; --help lists them"),
