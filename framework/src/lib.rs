@@ -103,6 +103,7 @@ mod shards;
 mod signal;
 pub mod source;
 mod store;
+mod throttle;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 mod wire;

@@ -13,12 +13,13 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BoxError, CachedClient, Endpoint, Informers, Lease, Metrics, Recorder, Rules,
+    BoxError, Bucket, CachedClient, Endpoint, Informers, Lease, Metrics, Recorder, Rules,
     admin::{Admin, Checks, Shows},
     diagnostics::LeaseSight,
     guard::Guard,
     random::Source,
     reports::Reports,
+    throttle,
 };
 
 #[cfg(feature = "webhook")]
@@ -343,6 +344,24 @@ impl ManagerBuilder {
     pub fn watch_namespaces(self, namespaces: &[String]) -> Self {
         self.informers.watch_namespaces(namespaces);
         self
+    }
+
+    /// Sends at most this many requests a second on average, and `burst` at once after a rest; more wait for their turn.
+    /// Watches count when they begin, and leases never. By default there is no limit but the server's own. Said before
+    /// parts are added; `burst` should be above the number of kinds that are watched.
+    ///
+    /// ```no_run
+    /// # fn manager(client: kube::Client) {
+    /// let manager = windlass::Manager::builder(client).qps(20.0, 30);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn qps(mut self, qps: f64, burst: u32) -> Self {
+        let watched = self.informers.watched_namespaces().to_vec();
+        let client =
+            throttle::client(self.informers.client().clone(), Bucket::new(qps, burst), &self.metrics);
+        self.informers = Informers::seeded(client, self.random.fork("informers"));
+        self.watch_namespaces(&watched)
     }
 
     pub(crate) fn in_cluster(mut self, name: Arc<str>) -> Self {

@@ -54,6 +54,7 @@ struct Inner {
     migrated: Family<Shaped, Counter>,
     requests: Family<Requested, Counter>,
     request_seconds: Histograms<Verbed>,
+    held_back: Histograms<Verbed>,
     failing: Failing,
     board: Arc<Board>,
 }
@@ -171,7 +172,7 @@ fn reconcile_seconds() -> Histogram {
 }
 
 /// The buckets of client-go's.
-fn request_seconds() -> Histogram {
+fn request_seconds_buckets() -> Histogram {
     Histogram::new([0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0])
 }
 
@@ -229,11 +230,17 @@ impl Metrics {
             "Requests to the API server by code and method",
             Family::clone(&requests),
         );
-        let request_seconds = Family::new_with_constructor(request_seconds as fn() -> Histogram);
+        let request_seconds = Family::new_with_constructor(request_seconds_buckets as fn() -> Histogram);
         r.register(
             "rest_client_request_duration_seconds",
             "Time to the head of an answer",
             Family::clone(&request_seconds),
+        );
+        let held_back = Family::new_with_constructor(request_seconds_buckets as fn() -> Histogram);
+        r.register(
+            "rest_client_rate_limiter_duration_seconds",
+            "Time that requests waited for the client's own limit",
+            Family::clone(&held_back),
         );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
@@ -253,6 +260,7 @@ impl Metrics {
             migrated,
             requests,
             request_seconds,
+            held_back,
             failing: Failing::default(),
             board: Arc::default(),
         };
@@ -344,6 +352,12 @@ impl Metrics {
             .get_or_create(&Verbed { verb: method.clone() })
             .observe(took.as_secs_f64());
         self.inner.requests.get_or_create(&Requested { code, method }).inc();
+    }
+
+    /// Notes how long a request waited before it was sent.
+    pub(crate) fn held_back(&self, method: &Method, waited: Duration) {
+        let verb = Verbed { verb: method.as_str().to_owned() };
+        self.inner.held_back.get_or_create(&verb).observe(waited.as_secs_f64());
     }
 
     pub(crate) fn undecodable(&self, resource: &str) -> Gauge {

@@ -65,6 +65,7 @@ pub struct Operator {
     parts: Vec<Box<dyn Fn(&mut ManagerBuilder) + Send + Sync>>,
     warm_standby: bool,
     watch_namespaces: Vec<String>,
+    qps: Option<(f64, u32)>,
     #[cfg(feature = "webhook")]
     secure_metrics: Option<SecureMetrics>,
 }
@@ -108,6 +109,7 @@ impl Operator {
             parts: Vec::new(),
             warm_standby: false,
             watch_namespaces: Vec::new(),
+            qps: None,
             #[cfg(feature = "webhook")]
             secure_metrics: None,
         }
@@ -167,6 +169,14 @@ impl Operator {
         self
     }
 
+    /// Sends at most this many requests a second on average, and `burst` at once; see [`ManagerBuilder::qps`]. Who starts
+    /// it says otherwise by `--kube-api-qps` and `--kube-api-burst`.
+    #[must_use]
+    pub fn qps(mut self, qps: f64, burst: u32) -> Self {
+        self.qps = Some((qps, burst));
+        self
+    }
+
     /// Serves metrics over HTTPS and to those alone who may read them, where `--metrics` says; see [`SecureMetrics`]. Its
     /// Service is named `NAME-metrics`. The rights that this takes are among those of its description, and so are the
     /// ClusterRoles of who reads: `NAME-metrics-reader` and `NAME-diagnostics-reader`.
@@ -214,6 +224,9 @@ impl Operator {
 
     fn staff(&self, manager: ManagerBuilder) -> ManagerBuilder {
         let mut manager = manager.field_manager(self.name).watch_namespaces(&self.watch_namespaces);
+        if let Some((qps, burst)) = self.qps {
+            manager = manager.qps(qps, burst);
+        }
         if self.warm_standby {
             manager = manager.warm_standby();
         }
@@ -292,6 +305,7 @@ impl Operator {
             environment.as_deref(),
             &self.watch_namespaces,
         )?;
+        self.qps = flags.limit(self.qps);
         let client = Client::try_from(config(&flags).await?)?;
         let namespace = flags.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         let identity = identity();
