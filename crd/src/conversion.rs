@@ -12,6 +12,8 @@
 //!     api_version: "demo.dev/v1alpha1",
 //!     hub: "demo.dev/v1",
 //!     steps: &[Step::Moved { here: "/spec/text", hub: "/spec/message" }, Step::Added { hub: "/spec/color" }],
+//!     has_spec: true,
+//!     hub_has_spec: true,
 //! };
 //! let object = json!({ "apiVersion": "demo.dev/v1", "metadata": {}, "spec": { "message": "hi", "color": "red" } });
 //! let shown = old.from_hub(object.clone());
@@ -59,6 +61,10 @@ pub struct Spoke {
     pub hub: &'static str,
     /// The differences, applied in this order on the way to the hub, and backwards on the way from it.
     pub steps: &'static [Step],
+    /// Whether objects of this version have a spec; those of kinds without one have their fields at the top level.
+    pub has_spec: bool,
+    /// Whether objects of the hub's version have one.
+    pub hub_has_spec: bool,
 }
 
 impl Spoke {
@@ -74,6 +80,7 @@ impl Spoke {
                 Step::Removed { here } => keep(&mut object, here, &mut kept),
             }
         }
+        respec(&mut object, self.has_spec, self.hub_has_spec);
         finish(object, self.hub, self.api_version, kept)
     }
 
@@ -89,6 +96,7 @@ impl Spoke {
                 Step::Removed { here } => restore(&mut object, here, &back),
             }
         }
+        respec(&mut object, self.hub_has_spec, self.has_spec);
         finish(object, self.api_version, self.hub, kept)
     }
 }
@@ -198,6 +206,16 @@ fn finish(mut object: Value, version: &str, old: &str, kept: Map<String, Value>)
     object
 }
 
+/// Leaves no empty spec behind where a version has none, and makes one where a version has to have it.
+fn respec(object: &mut Value, had: bool, has: bool) {
+    let Some(fields) = object.as_object_mut().filter(|_| had != has) else { return };
+    if has {
+        fields.entry("spec").or_insert_with(|| json!({}));
+    } else if fields.get("spec").and_then(Value::as_object).is_some_and(Map::is_empty) {
+        fields.remove("spec");
+    }
+}
+
 fn keep(object: &mut Value, at: &str, kept: &mut Map<String, Value>) {
     if let Some(value) = take(object, at) {
         kept.insert(at.to_owned(), value);
@@ -259,11 +277,15 @@ mod tests {
             Step::Added { hub: "/spec/color" },
             Step::Removed { here: "/spec/legacy" },
         ],
+        has_spec: true,
+        hub_has_spec: true,
     };
     const OLDER: Spoke = Spoke {
         api_version: "demo.dev/v1alpha0",
         hub: "demo.dev/v1",
         steps: &[Step::Added { hub: "/spec/message" }],
+        has_spec: true,
+        hub_has_spec: true,
     };
 
     fn object(version: &str, spec: Value) -> Value {
@@ -314,5 +336,25 @@ mod tests {
         let shown = OLD.from_hub(new.clone());
         assert_eq!(shown["metadata"]["annotations"]["mine"], "1");
         assert_eq!(OLD.to_hub(shown)["spec"], new["spec"]);
+    }
+
+    #[test]
+    fn a_spec_comes_and_goes() {
+        const FLAT: Spoke = Spoke {
+            api_version: "demo.dev/v1alpha1",
+            hub: "demo.dev/v1",
+            steps: &[Step::Moved { here: "/text", hub: "/spec/message" }],
+            has_spec: false,
+            hub_has_spec: true,
+        };
+        let full = object("v1", json!({ "message": "hi" }));
+        let flat = FLAT.from_hub(full.clone());
+        assert_eq!((flat.get("spec"), &flat["text"]), (None, &json!("hi")));
+        assert_eq!(FLAT.to_hub(flat), full);
+        let empty = object("v1", json!({}));
+        assert_eq!(FLAT.to_hub(FLAT.from_hub(empty.clone())), empty, "a spec has to be there");
+        // What no step tells of is not lost.
+        let more = object("v1", json!({ "message": "hi", "other": 1 }));
+        assert_eq!(FLAT.from_hub(more)["spec"], json!({ "other": 1 }));
     }
 }

@@ -1,5 +1,11 @@
-//! The admin server: `/healthz`, `/livez`, `/readyz`, `/metrics`, and `/failing` with what fails to be reconciled, over
-//! plain HTTP. Serves nothing else and changes nothing.
+//! The admin server: `/healthz`, `/livez`, `/readyz`, `/metrics`, `/failing` with what fails to be reconciled, and
+//! `/diagnostics` with what is done at this moment, over plain HTTP. Serves nothing else and changes nothing. Where metrics are protected ([`SecureMetrics`]), they and what
+//! else tells of objects are served there, and health alone here.
+
+#[cfg(feature = "webhook")]
+mod access;
+#[cfg(feature = "webhook")]
+mod secure;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,10 +23,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Metrics;
 
+#[cfg(feature = "webhook")]
+pub use secure::SecureMetrics;
+
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
 /// The longest wait for the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const JSON: &str = "application/json";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -55,6 +65,53 @@ impl Checks {
     }
 }
 
+/// What a server lets be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shows {
+    Everything,
+    /// How the process is, and nothing of what it does.
+    Health,
+}
+
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    Alive,
+    Ready,
+    Metrics,
+    Failing,
+    Diagnostics,
+    DiagnosticsJson,
+}
+
+/// Pages by their paths.
+const PAGES: [(&str, Page); 7] = [
+    ("/healthz", Page::Alive),
+    ("/livez", Page::Alive),
+    ("/readyz", Page::Ready),
+    ("/metrics", Page::Metrics),
+    ("/failing", Page::Failing),
+    ("/diagnostics", Page::Diagnostics),
+    ("/diagnostics.json", Page::DiagnosticsJson),
+];
+
+impl Page {
+    fn at(path: &str) -> Option<Self> {
+        PAGES.iter().find(|(known, _)| *known == path).map(|(_, page)| *page)
+    }
+
+    /// Whether it tells of objects, or of what is done with them.
+    fn is_protected(self) -> bool {
+        !matches!(self, Self::Alive | Self::Ready)
+    }
+}
+
+/// The paths that tell of objects, but for metrics.
+pub(crate) fn diagnostic_paths() -> impl Iterator<Item = &'static str> {
+    let told = PAGES.iter().filter(|(_, page)| page.is_protected() && *page != Page::Metrics);
+    told.map(|(path, _)| *path)
+}
+
 pub(crate) struct Admin {
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -65,11 +122,12 @@ impl Admin {
         address: SocketAddr,
         metrics: Metrics,
         checks: Checks,
+        shows: Shows,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         tracing::info!(address = %listener.local_addr()?, "admin server listens");
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, metrics, checks, stop.clone()));
+        let task = tokio::spawn(serve(listener, metrics, checks, shows, stop.clone()));
         Ok(Self { stop, task })
     }
 
@@ -80,7 +138,13 @@ impl Admin {
     }
 }
 
-async fn serve(listener: TcpListener, metrics: Metrics, checks: Checks, stop: CancellationToken) {
+async fn serve(
+    listener: TcpListener,
+    metrics: Metrics,
+    checks: Checks,
+    shows: Shows,
+    stop: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -100,7 +164,7 @@ async fn serve(listener: TcpListener, metrics: Metrics, checks: Checks, stop: Ca
         let (metrics, checks) = (metrics.clone(), checks.clone());
         connections.spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
-                let response = answer(request.method(), request.uri().path(), &metrics, &checks);
+                let response = answer(request.method(), request.uri().path(), &metrics, &checks, shows);
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut http = http1::Builder::new();
@@ -114,31 +178,42 @@ async fn serve(listener: TcpListener, metrics: Metrics, checks: Checks, stop: Ca
     }
 }
 
-fn answer(method: &Method, path: &str, metrics: &Metrics, checks: &Checks) -> Response<Full<Bytes>> {
+fn answer(
+    method: &Method,
+    path: &str,
+    metrics: &Metrics,
+    checks: &Checks,
+    shows: Shows,
+) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served\n".to_owned());
     }
-    match path {
-        "/healthz" | "/livez" => text(StatusCode::OK, "ok".to_owned()),
-        "/readyz" => match checks.report() {
+    let Some(page) = Page::at(path) else {
+        return text(StatusCode::NOT_FOUND, "not found\n".to_owned());
+    };
+    if page.is_protected() && shows == Shows::Health {
+        let sentence = format!("{path} is served over HTTPS, to those who may read it\n");
+        return text(StatusCode::NOT_FOUND, sentence);
+    }
+    match page {
+        Page::Alive => text(StatusCode::OK, "ok".to_owned()),
+        Page::Ready => match checks.report() {
             (true, _) => text(StatusCode::OK, "ok".to_owned()),
             (false, report) => text(StatusCode::INTERNAL_SERVER_ERROR, report),
         },
-        "/metrics" => {
-            let mut response = text(StatusCode::OK, metrics.render());
-            let kind = header::HeaderValue::from_static(OPENMETRICS);
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
+        Page::Metrics => of_type(OPENMETRICS, metrics.render()),
+        Page::Failing => of_type(JSON, serde_json::to_string(&metrics.failures()).unwrap_or_default()),
+        Page::Diagnostics => text(StatusCode::OK, metrics.diagnostics().to_string()),
+        Page::DiagnosticsJson => {
+            of_type(JSON, serde_json::to_string(&metrics.diagnostics()).unwrap_or_default())
         }
-        "/failing" => {
-            let mut response =
-                text(StatusCode::OK, serde_json::to_string(&metrics.failures()).unwrap_or_default());
-            let kind = header::HeaderValue::from_static("application/json");
-            response.headers_mut().insert(header::CONTENT_TYPE, kind);
-            response
-        }
-        _ => text(StatusCode::NOT_FOUND, "not found\n".to_owned()),
     }
+}
+
+fn of_type(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = text(StatusCode::OK, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -159,10 +234,15 @@ mod tests {
         metrics.leading("kube-controller-manager", true);
         let mut checks = Checks::default();
         checks.add("informers", || Ok(()));
-        let get = |path, checks: &Checks| answer(&Method::GET, path, &metrics, checks).status().as_u16();
+        let all = Shows::Everything;
+        let get = |path, checks: &Checks| answer(&Method::GET, path, &metrics, checks, all).status().as_u16();
         assert_eq!((get("/healthz", &checks), get("/readyz", &checks), get("/x", &checks)), (200, 200, 404));
         assert_eq!(get("/failing", &checks), 200);
-        assert_eq!(answer(&Method::POST, "/healthz", &metrics, &checks).status(), 405);
+        assert_eq!(answer(&Method::POST, "/healthz", &metrics, &checks, all).status(), 405);
+        let health = |path| answer(&Method::GET, path, &metrics, &checks, Shows::Health).status().as_u16();
+        for (path, page) in PAGES {
+            assert_eq!(health(path), if page.is_protected() { 404 } else { 200 }, "{path}");
+        }
         checks.add("lease", || Err("lost".into()));
         assert_eq!(get("/readyz", &checks), 500);
         assert_eq!(checks.report().1, "[+]informers ok\n[-]lease failed: lost\n");

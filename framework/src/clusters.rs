@@ -188,7 +188,10 @@ impl Clusters {
             name: name.to_owned(),
             crds: builder.definitions(),
             rules: builder.rules(),
+            watch_namespaces: Vec::new(),
+            controllers: builder.controllers(),
             webhooks: Vec::new(),
+            metrics: None,
             objects: Vec::new(),
         }
     }

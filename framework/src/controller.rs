@@ -6,6 +6,7 @@
 //! lease is a pause.
 
 mod run;
+mod status;
 mod triggers;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use crate::{
     source::Source,
 };
 
+pub(crate) use status::Status;
 pub use triggers::Enqueue;
 pub(crate) use triggers::{Trigger, Wire, Wiring};
 

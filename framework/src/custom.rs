@@ -82,6 +82,8 @@ pub struct Declared {
     pub labels: &'static [(&'static str, &'static str)],
     /// Annotations of the definition and of new objects.
     pub annotations: &'static [(&'static str, &'static str)],
+    /// Its objects have a spec; without one their fields stand at the top level.
+    pub spec: bool,
     /// It has a status subresource.
     pub status: bool,
     /// This version is what is stored.
@@ -149,4 +151,23 @@ pub fn serialize<K: CustomResource, Spec: Serialize, Status: Serialize, S: Seria
         object.serialize_field("status", status)?;
     }
     object.end()
+}
+
+/// An object without a spec as JSON, with its type.
+#[doc(hidden)]
+pub fn serialize_whole<S: Serializer>(
+    to: S,
+    api_version: &'static str,
+    kind: &'static str,
+    body: &impl Serialize,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Whole<'a, T> {
+        api_version: &'static str,
+        kind: &'static str,
+        #[serde(flatten)]
+        body: &'a T,
+    }
+    Whole { api_version, kind, body }.serialize(to)
 }

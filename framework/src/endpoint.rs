@@ -1,4 +1,5 @@
-//! Where an API server asks a process: what has to be in a cluster so that it finds an operator's webhooks.
+//! Where a process is asked: what has to be in a cluster so that API servers find an operator's webhooks, and who scrapes
+//! its metrics.
 //!
 //! A part says it of itself ([`crate::Runnable::endpoint`]). Tools make a Service, ports and configurations of it, and
 //! definitions that name the converter. Nothing here talks to a server.
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::Description;
 
-/// A door of the process that an API server knocks at, by way of a Service.
+/// A door of the process that an API server knocks at, or who reads its metrics, by way of a Service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
@@ -27,6 +28,10 @@ pub struct Endpoint {
     /// Where the process expects `tls.crt` and `tls.key`, unless it makes its certificates itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificates: Option<String>,
+    /// The Secret, in the namespace of the process, whose `ca.crt` the process's certificates are believed by, where it
+    /// makes them itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
     /// What makes an API server ask. The process writes it, too, once it runs, with what its certificates are believed
     /// by; the namespace of the Service is left out here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -37,6 +42,20 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// A door behind a Service that says nothing else of itself.
+    #[must_use]
+    pub fn new(service: &str, port: u16, listens: u16) -> Self {
+        Self {
+            service: service.to_owned(),
+            port,
+            listens,
+            certificates: None,
+            authority: None,
+            configurations: Vec::new(),
+            conversions: BTreeMap::new(),
+        }
+    }
+
     fn conversion(&self, path: &str, namespace: &str) -> CustomResourceConversion {
         let service = ServiceReference {
             name: self.service.clone(),

@@ -77,6 +77,12 @@ impl Failing {
         self.0.known.store(keys.len(), Ordering::Release);
     }
 
+    /// Why a controller failed at a key last.
+    pub(crate) fn error(&self, controller: &'static str, key: &Key) -> Option<String> {
+        let id = (Cow::Borrowed(controller), key.clone());
+        self.0.keys.lock().get(&id).map(|failure| failure.error.clone())
+    }
+
     /// By controller and key.
     pub(crate) fn all(&self) -> Vec<Failure> {
         self.0.keys.lock().values().cloned().collect()

@@ -15,7 +15,8 @@ use std::{
 };
 
 use crate::{
-    Delta, Deltas, Index, Indexed, Key, Lister, Object, WatchError, deltas,
+    Delta, Deltas, Index, Indexed, Key, Lister, Object, WatchError, clock, deltas,
+    diagnostics::{Doing, WatchState},
     listwatch::Sink,
     object::parse_revision,
     prune,
@@ -27,6 +28,7 @@ use crate::{
 };
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// A shared cache of one kind. Cheap to clone.
 pub struct Informer<K: Object> {
@@ -57,7 +59,6 @@ pub(crate) struct Shared<K: Object> {
     fanout: Mutex<Fanout<K>>,
     parts: Vec<Part>,
     synced: Signal<bool>,
-    failure: Mutex<Option<Arc<WatchError>>>,
     undecodable: AtomicU64,
 }
 
@@ -66,6 +67,24 @@ struct Part {
     namespace: Option<String>,
     synced: AtomicBool,
     revision: Signal<u64>,
+    failure: Mutex<Option<Arc<WatchError>>>,
+    /// For people.
+    life: Mutex<Life>,
+}
+
+/// What a watch has been through.
+#[derive(Clone, Copy, Default)]
+struct Life {
+    /// Lists that were begun.
+    lists: u64,
+    /// A list is under way.
+    listing: bool,
+    /// Watches that a server has opened.
+    watches: u64,
+    /// The last try has led to one.
+    open: bool,
+    last_event: Option<Instant>,
+    last_heard: Option<Instant>,
 }
 
 impl Part {
@@ -198,10 +217,10 @@ impl<K: Object> Informer<K> {
         }
     }
 
-    /// Why the watch stands still at present, if it does.
+    /// Why the watch stands still at present, if it does; of several namespaces, the first that does.
     #[must_use]
     pub fn failure(&self) -> Option<Arc<WatchError>> {
-        self.shared().failure.lock().clone()
+        self.shared().parts.iter().find_map(|part| part.failure.lock().clone())
     }
 
     /// How many objects were skipped because they could not be decoded as this kind.
@@ -213,7 +232,13 @@ impl<K: Object> Informer<K> {
 
 impl<K: Object> Shared<K> {
     pub(crate) fn new(namespaces: &[String]) -> Self {
-        let part = |namespace| Part { namespace, synced: AtomicBool::new(false), revision: Signal::new(0) };
+        let part = |namespace| Part {
+            namespace,
+            synced: AtomicBool::new(false),
+            revision: Signal::new(0),
+            failure: Mutex::new(None),
+            life: Mutex::default(),
+        };
         let parts = match namespaces {
             [] => vec![part(None)],
             some => some.iter().map(|ns| part(Some(ns.clone()))).collect(),
@@ -223,7 +248,6 @@ impl<K: Object> Shared<K> {
             fanout: Mutex::new(Fanout { subscribers: Vec::new() }),
             parts,
             synced: Signal::new(false),
-            failure: Mutex::new(None),
             undecodable: AtomicU64::new(0),
         }
     }
@@ -273,6 +297,8 @@ pub(crate) trait Follows: Send + Sync {
     fn revision_at(&self, key: &Key) -> Option<String>;
     /// Waits until the cache knows that the object of this uid is gone, or on its way out.
     fn lets_go(&self, key: Key, uid: Option<String>) -> BoxFuture<'static, ()>;
+    /// Where each of its watches stands, but for what it asks for: by namespace.
+    fn states(&self) -> Vec<(Option<String>, WatchState)>;
 }
 
 impl<K: Object> Follows for Informer<K> {
@@ -310,6 +336,40 @@ impl<K: Object> Follows for Informer<K> {
             };
             part.revision.wait_for(gone).await;
         })
+    }
+
+    fn states(&self) -> Vec<(Option<String>, WatchState)> {
+        let lister = self.lister();
+        let state = |part: &Part| {
+            let life = *part.life.lock();
+            // A failure is over with the next change; a watch that is open does not stand still until then.
+            let failure = part.failure.lock().clone().filter(|_| !life.open);
+            let reason = failure.map(|error| crate::sentence(&*error));
+            let doing = match (&reason, life.listing || life.lists == 0) {
+                (Some(_), _) => Doing::Failing,
+                (None, true) => Doing::Listing,
+                (None, false) => Doing::Watching,
+            };
+            let state = WatchState {
+                kind: String::new(),
+                path: String::new(),
+                metadata_only: false,
+                state: doing,
+                reason,
+                revision: part.revision.get(),
+                objects: match &part.namespace {
+                    Some(namespace) => lister.count_in(namespace),
+                    None => lister.len(),
+                },
+                skipped: self.undecodable(),
+                last_event: life.last_event.map(clock::at),
+                last_heard: life.last_heard.map(clock::at),
+                relists: life.lists.saturating_sub(1),
+                restarts: life.watches.saturating_sub(1),
+            };
+            (part.namespace.clone(), state)
+        };
+        self.shared().parts.iter().map(state).collect()
     }
 }
 
@@ -370,9 +430,17 @@ impl<K: Object> Feed<K> {
 impl<K: Object> Sink for Feed<K> {
     fn begin(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+        let mut life = self.part().life.lock();
+        (life.lists, life.listing) = (life.lists + 1, true);
+    }
+
+    fn opened(&mut self) {
+        let mut life = self.part().life.lock();
+        (life.watches, life.open) = (life.watches + 1, true);
     }
 
     fn put(&mut self, raw: &[u8]) -> Option<String> {
+        self.part().life.lock().last_event = Some(Instant::now());
         let object = match self.decode(raw) {
             Ok(object) => object,
             Err(error) => {
@@ -390,6 +458,7 @@ impl<K: Object> Sink for Feed<K> {
     }
 
     fn remove(&mut self, raw: &[u8]) -> Option<String> {
+        self.part().life.lock().last_event = Some(Instant::now());
         let Ok(object) = self.decode(raw) else {
             // It was decoded once, perhaps: then it is gone as it was.
             if let Some((_, key)) = self.head(raw) {
@@ -410,6 +479,7 @@ impl<K: Object> Sink for Feed<K> {
         let stamp = self.stamp();
         self.shared.change(|store| store.sweep(stamp));
         self.about.listed(self.generation);
+        self.part().life.lock().listing = false;
         self.part().synced.store(true, Ordering::Release);
         if let Some((selection, version)) = &self.selection {
             selection.listed(self.part, *version);
@@ -425,7 +495,8 @@ impl<K: Object> Sink for Feed<K> {
     fn reached(&mut self, revision: &str) {
         let revision = parse_revision(revision);
         self.part().revision.set(revision);
-        if self.shared.failure.lock().take().is_some() {
+        self.part().life.lock().last_heard = Some(Instant::now());
+        if self.part().failure.lock().take().is_some() {
             self.about.recovered();
         }
         let synced = &self.shared.synced;
@@ -438,7 +509,8 @@ impl<K: Object> Sink for Feed<K> {
         if tell {
             self.about.failed(&error);
         }
-        *self.shared.failure.lock() = Some(Arc::new(error));
+        self.part().life.lock().open = false;
+        *self.part().failure.lock() = Some(Arc::new(error));
     }
 }
 

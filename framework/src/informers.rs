@@ -16,10 +16,12 @@ use parking_lot::Mutex;
 use crate::{
     Informer, Object, Projected, Projection, Rules, Scope, Strip, Verbs,
     definitions::Definitions,
+    diagnostics::WatchState,
     informer::{Feed, Follows, Handle, Shared},
     listwatch,
     random::Source,
     reports::{About, Reports},
+    scope,
     shards::Selection,
     signal::Signal,
     wire::Target,
@@ -36,6 +38,8 @@ struct Inner {
     random: Source,
     /// By the path of the kind, so that all views of one kind stand together.
     known: Mutex<BTreeMap<String, Vec<Known>>>,
+    /// The namespaces that stand for all of them.
+    watched: OnceLock<Vec<String>>,
     /// What everybody who ever asked needs.
     needs: Mutex<Rules>,
     /// Counts the changes of definitions that somebody follows.
@@ -56,6 +60,10 @@ struct Known {
     required: bool,
     /// A `Weak<Handle<K>>`.
     handle: Box<dyn Any + Send>,
+    /// What its watches ask for, by namespace.
+    targets: Vec<(Option<String>, Target)>,
+    /// The kind.
+    kind: String,
     /// The informer, without its type; `None` when nobody wants it any more.
     informer: Box<dyn Fn() -> Option<Box<dyn Follows>> + Send>,
 }
@@ -67,6 +75,20 @@ impl Known {
 
     fn lags(&self) -> bool {
         (self.informer)().is_some_and(|informer| !informer.has_first_list())
+    }
+
+    fn states(&self) -> Vec<WatchState> {
+        let states = (self.informer)().map(|informer| informer.states()).unwrap_or_default();
+        let named = |(namespace, state): (Option<String>, WatchState)| {
+            let target = self.targets.iter().find(|(of, _)| *of == namespace).map(|(_, target)| target);
+            WatchState {
+                kind: self.kind.clone(),
+                path: target.map(Target::name).unwrap_or_default(),
+                metadata_only: target.is_some_and(|target| target.metadata_only),
+                ..state
+            }
+        };
+        states.into_iter().map(named).collect()
     }
 }
 
@@ -84,6 +106,7 @@ impl Informers {
             client,
             random,
             known: Mutex::default(),
+            watched: OnceLock::new(),
             needs: Mutex::default(),
             redefined: Arc::new(Signal::new(0)),
             definitions: Mutex::default(),
@@ -128,11 +151,35 @@ impl Informers {
         self.of(kind, &scope, true)
     }
 
+    /// From now on these namespaces stand for all of them.
+    pub(crate) fn watch_namespaces(&self, namespaces: &[String]) {
+        if !namespaces.is_empty() {
+            // Said once, before anybody asks for an informer.
+            let _ = self.inner.watched.set(namespaces.to_vec());
+        }
+    }
+
+    /// The namespaces that are watched where nobody says otherwise; none means all of them.
+    #[must_use]
+    pub fn watched_namespaces(&self) -> &[String] {
+        self.inner.watched.get().map_or(&[], Vec::as_slice)
+    }
+
     /// Whether every informer that is in use has its first list. Kinds that are watched once they are served do not
     /// count.
     #[must_use]
     pub fn all_synced(&self) -> bool {
         !self.inner.known.lock().values().flatten().any(|known| known.required && known.lags())
+    }
+
+    /// Where every watch stands, as long as somebody holds them.
+    pub(crate) fn observer(&self) -> impl Fn() -> Vec<WatchState> + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || {
+            let Some(inner) = inner.upgrade() else { return Vec::new() };
+            let known = inner.known.lock();
+            known.values().flatten().flat_map(Known::states).collect()
+        }
     }
 
     /// What the informers that were asked for so far need.
@@ -205,6 +252,9 @@ impl Informers {
         selection: Option<&Selection>,
     ) -> Informer<K> {
         self.inner.needs.lock().allow_kind::<K>(dynamic, scope, "", Verbs::READ);
+        let narrowed = (scope.namespaces.is_empty() && scope::is_narrowed::<K>())
+            .then(|| Scope { namespaces: self.watched_namespaces().to_vec(), ..scope.clone() });
+        let scope = narrowed.as_ref().unwrap_or(scope);
         let selected = selection.map(|selection| format!("|shard {}", selection.id()));
         let (type_id, scope_id) = (TypeId::of::<K>(), scope.id() + &selected.unwrap_or_default());
         let mut known = self.inner.known.lock();
@@ -216,7 +266,8 @@ impl Informers {
             return informer;
         }
         let whole = scope.labels.is_none() && scope.fields.is_none();
-        let informer = self.start::<K>(dynamic, scope, selection);
+        let targets = targets::<K>(dynamic, scope);
+        let informer = self.start::<K>(dynamic, scope, &targets, selection);
         let weak = informer.downgrade();
         let untyped = move || -> Option<Box<dyn Follows>> { Some(Box::new(Informer::upgrade(&weak)?)) };
         of_kind.push(Known {
@@ -225,6 +276,8 @@ impl Informers {
             whole,
             shows: !K::metadata_api() && scope.strip != Strip::MetadataOnly,
             required,
+            targets,
+            kind: K::kind(dynamic).into_owned(),
             handle: Box::new(informer.downgrade()),
             informer: Box::new(untyped),
         });
@@ -235,22 +288,16 @@ impl Informers {
         &self,
         dynamic: &K::DynamicType,
         scope: &Scope,
+        targets: &[(Option<String>, Target)],
         selection: Option<&Selection>,
     ) -> Informer<K> {
         let shared = Arc::new(Shared::<K>::new(&scope.namespaces));
-        let namespaces: Vec<Option<&str>> = match &scope.namespaces[..] {
-            [] => vec![None],
-            some => some.iter().map(|ns| Some(ns.as_str())).collect(),
-        };
-        let mut tasks = Vec::with_capacity(namespaces.len());
-        for (part, namespace) in namespaces.into_iter().enumerate() {
-            let target = Target {
-                path: K::url_path(dynamic, namespace),
-                labels: scope.labels.as_ref().map(ToString::to_string).filter(|s| !s.is_empty()),
-                fields: scope.fields.clone(),
-                metadata_only: K::metadata_api() || scope.strip == Strip::MetadataOnly,
-                shards: None,
-            };
+        if let Some(selection) = selection {
+            selection.spans(targets.len());
+        }
+        let mut tasks = Vec::with_capacity(targets.len());
+        for (part, (_, target)) in targets.iter().enumerate() {
+            let target = target.clone();
             let selection = selection.cloned();
             let random = self.inner.random.fork(&target.path);
             let (client, redefined) = (self.inner.client.clone(), self.inner.redefined.clone());
@@ -264,6 +311,21 @@ impl Informers {
             tasks.push(task.abort_handle());
         }
         Informer::new(shared, tasks)
+    }
+}
+
+/// What the watches of a scope ask for, by namespace.
+fn targets<K: Object>(dynamic: &K::DynamicType, scope: &Scope) -> Vec<(Option<String>, Target)> {
+    let target = |namespace: Option<&str>| Target {
+        path: K::url_path(dynamic, namespace),
+        labels: scope.labels.as_ref().map(ToString::to_string).filter(|s| !s.is_empty()),
+        fields: scope.fields.clone(),
+        metadata_only: K::metadata_api() || scope.strip == Strip::MetadataOnly,
+        shards: None,
+    };
+    match &scope.namespaces[..] {
+        [] => vec![(None, target(None))],
+        some => some.iter().map(|namespace| (Some(namespace.clone()), target(Some(namespace)))).collect(),
     }
 }
 

@@ -17,7 +17,7 @@ use kube::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{EventType, Recorder, clock, random::Source};
+use crate::{EventType, Recorder, clock, diagnostics::LeaseSight, random::Source};
 
 /// Candidates wait up to this much longer between tries, so that they do not try in step.
 const JITTER: f64 = 1.2;
@@ -66,12 +66,14 @@ impl Lease {
         self,
         client: Client,
         random: Source,
+        sight: LeaseSight,
         leading: watch::Sender<bool>,
         stop: CancellationToken,
     ) {
         let api = Api::namespaced(client.clone(), &self.namespace);
         let recorder = Recorder::new(client, &self.identity);
-        let mut candidate = Candidate { lease: self, api, observed: None };
+        let mut candidate = Candidate { lease: self, api, observed: None, leads: false, sight };
+        candidate.tell();
         loop {
             tokio::select! {
                 biased;
@@ -80,12 +82,14 @@ impl Lease {
             }
             tracing::info!(lease = candidate.lease.name, "became leader");
             candidate.announce(&recorder);
+            candidate.lead(true);
             leading.send_replace(true);
             let stopped = tokio::select! {
                 biased;
                 () = stop.cancelled() => true,
                 () = candidate.hold() => false,
             };
+            candidate.lead(false);
             leading.send_replace(false);
             if stopped {
                 candidate.release().await;
@@ -100,6 +104,8 @@ struct Candidate {
     lease: Lease,
     api: Api<Record>,
     observed: Option<Observed>,
+    leads: bool,
+    sight: LeaseSight,
 }
 
 /// The lease as it was last seen to change, and when that was by our own clock.
@@ -188,7 +194,24 @@ impl Candidate {
         Ok(true)
     }
 
+    fn lead(&mut self, leads: bool) {
+        self.leads = leads;
+        self.tell();
+    }
+
+    /// Says who holds the lease.
+    fn tell(&self) {
+        let spec = self.observed.as_ref().and_then(|seen| seen.record.spec.as_ref());
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+        self.sight.saw(holder, self.leads);
+    }
+
     fn observe(&mut self, record: Option<Record>) {
+        self.take_in(record);
+        self.tell();
+    }
+
+    fn take_in(&mut self, record: Option<Record>) {
         let Some(record) = record else {
             self.observed = None;
             return;

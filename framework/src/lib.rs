@@ -54,6 +54,8 @@ pub mod random;
 
 mod admin;
 mod apply;
+#[cfg(feature = "webhook")]
+mod certificates;
 mod client;
 pub mod clusters;
 mod conditions;
@@ -63,6 +65,7 @@ mod definitions;
 mod delta;
 mod deltas;
 pub mod dependents;
+pub mod diagnostics;
 pub mod discovery;
 mod dynamic;
 mod endpoint;
@@ -70,6 +73,8 @@ mod error;
 mod failing;
 mod finalizers;
 mod guard;
+#[cfg(feature = "webhook")]
+mod https;
 mod index;
 mod informer;
 mod informers;
@@ -98,10 +103,13 @@ mod shards;
 mod signal;
 pub mod source;
 mod store;
+mod throttle;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 mod wire;
 
+#[cfg(feature = "webhook")]
+pub use admin::SecureMetrics;
 pub use apply::Apply;
 pub use client::CachedClient;
 pub use conditions::{ConditionType, ConditionsExt, condition};
@@ -110,6 +118,7 @@ pub use daemon::{Attended, Daemon};
 pub use delta::Delta;
 pub use deltas::Deltas;
 pub use dependents::{Dependent, Dependents, DependentsError, Progress};
+pub use diagnostics::Diagnostics;
 pub use dynamic::DynamicWatches;
 pub use endpoint::Endpoint;
 pub use error::{Action, Error, sentence};
@@ -130,7 +139,7 @@ pub use object::{BoxError, Object, revision_of};
 pub use operator::{Description, Operator, told_to_stop};
 pub use owners::{controller_of, controller_ref, is_controlled_by};
 pub use projection::{Projected, Projection};
-pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Work};
+pub use queue::{Add, Backoff, Fair, Item, Outcome, Priority, Queue, Stand, Work};
 pub use recorder::{EventType, Recorder, reference};
 pub use rules::{Place, Rules, Verbs};
 pub use scope::{Scope, Strip};
@@ -158,7 +167,7 @@ pub use windlass_crd_derive::Condition;
 ///
 /// #[derive(CustomResource, Clone, Debug, Serialize, Deserialize)]
 /// #[kube(group = "harbour.dev", version = "v1", kind = "Sail", namespaced, status = "SailStatus", shortname = "sl")]
-/// #[kube(printcolumn(name = "Area", type_ = "integer", json_path = ".spec.area"), selectable = ".spec.color")]
+/// #[kube(printcolumns(("Area", "integer", ".spec.area"), ("Color", "string", ".spec.color")), selectable = ".spec.color")]
 /// #[windlass(validation("self.reefs <= self.area", message = "more reefs than sail"))]
 /// struct SailSpec {
 ///     /// In square metres.
@@ -231,6 +240,35 @@ pub use windlass_crd_derive::Condition;
 ///     }),
 /// );
 /// ```
+///
+/// A struct that has the name of its kind is the object itself: a kind without a spec, whose fields stand at the top level,
+/// as a ConfigMap's do. It has `metadata`, and `status` where there is one, and does not derive `Serialize`, which is made
+/// for it. Everything else is as it is for a spec, conversions and apply configurations included.
+///
+/// ```
+/// use serde::Deserialize;
+/// use windlass::{CustomResource, custom::CustomResource as _};
+///
+/// #[derive(CustomResource, Clone, Debug, Deserialize)]
+/// #[kube(group = "harbour.dev", version = "v1", kind = "Palette", namespaced)]
+/// #[kube(printcolumns(("Main", "string", ".main"), ("Trim", "string", ".trim")))]
+/// struct Palette {
+///     metadata: kube::api::ObjectMeta,
+///     #[garde(length(min = 1))]
+///     main: String,
+///     #[serde(default)]
+///     trim: Option<String>,
+/// }
+///
+/// let mut palette = Palette { metadata: Default::default(), main: "red".into(), trim: None };
+/// let json = serde_json::to_value(&palette).unwrap();
+/// assert_eq!((&json["kind"], &json["main"]), (&"Palette".into(), &"red".into()));
+/// palette.main.clear();
+/// assert!(palette.check(None).unwrap_err().to_string().starts_with("main: Invalid value"));
+/// ```
+///
+/// Columns come one by one, as kube's derive takes them, or in one list as here, each with its name, type and path, and
+/// perhaps `priority`, `description` and `format`; the list is what clippy's `duplicated_attributes` lets be.
 ///
 /// A version that is not the hub says how it differs: `#[windlass(hub = v1::Sail, moved("/spec/here" => "/spec/there"),
 /// added("/spec/only/in/the/hub"), removed("/spec/only/here"))]`. See [`custom::Kind`] and [`conversion`]. With it comes

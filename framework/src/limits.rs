@@ -93,6 +93,14 @@ impl Bucket {
         let each = Duration::try_from_secs_f64(1.0 / rate).unwrap_or(Duration::from_hours(1));
         Self { each, depth: each.saturating_mul(burst.max(1) - 1), full: Mutex::new(None) }
     }
+
+    /// Takes a token that may be to come, and says when it will be there. Who comes later has to wait longer.
+    pub(crate) fn reserve(&self, now: Instant) -> Instant {
+        let mut full = self.full.lock();
+        let was = full.map_or(now, |at| at.max(now));
+        *full = Some(was + self.each);
+        (was.checked_sub(self.depth).unwrap_or(now)).max(now)
+    }
 }
 
 impl Limiter for Bucket {
@@ -127,5 +135,15 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         let now = Instant::now();
         assert_eq!((0..10).filter(|_| bucket.take(now).is_ok()).count(), 3, "never more than full");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_are_taken_in_order() {
+        let (bucket, now) = (Bucket::new(10.0, 3), Instant::now());
+        let turns: Vec<u128> = (0..6).map(|_| (bucket.reserve(now) - now).as_millis()).collect();
+        assert_eq!(turns, [0, 0, 0, 100, 200, 300]);
+        tokio::time::advance(Duration::from_millis(350)).await;
+        let now = Instant::now();
+        assert_eq!((bucket.reserve(now) - now).as_millis(), 50);
     }
 }

@@ -88,6 +88,8 @@ impl WatchError {
 pub(crate) trait Sink: Send {
     /// A list begins: what it will not name has vanished.
     fn begin(&mut self);
+    /// A server has opened a watch.
+    fn opened(&mut self) {}
     /// An object as it is. Returns its revision.
     fn put(&mut self, raw: &[u8]) -> Option<String>;
     /// An object as it last was. Returns the revision of its delete.
@@ -350,6 +352,7 @@ async fn watch(
     }
     let opening = timeout(LIST_TIMEOUT, wire::send(client, request)).await;
     let mut lines = Lines::new(opening.map_err(wire::transport)??);
+    sink.opened();
     loop {
         let silence = if listing { Some(STREAM_SILENCE) } else { bookmarked.then_some(BOOKMARK_SILENCE) };
         let until = silence.map_or(deadline, |s| deadline.min(Instant::now() + s));

@@ -13,12 +13,17 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    BoxError, CachedClient, Endpoint, Informers, Lease, Metrics, Recorder, Rules,
-    admin::{Admin, Checks},
+    BoxError, Bucket, CachedClient, Endpoint, Informers, Lease, Metrics, Recorder, Rules,
+    admin::{Admin, Checks, Shows},
+    diagnostics::LeaseSight,
     guard::Guard,
     random::Source,
     reports::Reports,
+    throttle,
 };
+
+#[cfg(feature = "webhook")]
+use crate::SecureMetrics;
 
 /// How long parts may take to stop before they are cut off.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -47,6 +52,11 @@ pub trait Runnable: Send + Sync + 'static {
     /// Other parts that it cannot run without. A part that several bring runs once.
     fn brings(&self) -> Vec<Arc<dyn Runnable>> {
         Vec::new()
+    }
+
+    /// The name that its metrics carry, if it is a controller.
+    fn controller(&self) -> Option<&str> {
+        None
     }
 
     /// Where an API server asks it, if one does.
@@ -85,7 +95,7 @@ pub struct RunCx {
     pub stop: CancellationToken,
     /// Connections that come otherwise than by sockets.
     #[cfg(feature = "webhook")]
-    pub(crate) doors: crate::webhook::Doors,
+    pub(crate) doors: crate::https::Doors,
 }
 
 impl RunCx {
@@ -103,6 +113,8 @@ pub struct Manager {
     lease: Option<Lease>,
     warm_standby: bool,
     admin: Option<SocketAddr>,
+    /// What its admin server shows.
+    shows: Shows,
     checks: Checks,
 }
 
@@ -129,7 +141,9 @@ pub struct ManagerBuilder {
     guard: Option<Guard>,
     rules: Rules,
     #[cfg(feature = "webhook")]
-    doors: crate::webhook::Doors,
+    secure_metrics: Option<SecureMetrics>,
+    #[cfg(feature = "webhook")]
+    doors: crate::https::Doors,
 }
 
 impl Manager {
@@ -165,7 +179,9 @@ impl Manager {
             guard: None,
             rules: Rules::default(),
             #[cfg(feature = "webhook")]
-            doors: crate::webhook::Doors::default(),
+            secure_metrics: None,
+            #[cfg(feature = "webhook")]
+            doors: crate::https::Doors::default(),
         }
     }
 
@@ -206,7 +222,10 @@ impl Manager {
     /// Runs everything until `shutdown` resolves, then stops it in reverse order.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), BoxError> {
         let admin = match self.admin {
-            Some(address) => Some(Admin::start(address, self.cx.metrics.clone(), self.checks.clone()).await?),
+            Some(address) => {
+                let (metrics, checks) = (self.cx.metrics.clone(), self.checks.clone());
+                Some(Admin::start(address, metrics, checks, self.shows).await?)
+            }
             None => None,
         };
         let everywhere = Group::start(&self.parts, &self.cx, |part| !part.needs_leader());
@@ -234,7 +253,13 @@ impl Manager {
         }
         let stop = CancellationToken::new();
         let random = self.cx.random.fork("lease");
-        let elector = lease.clone().elect(self.cx.informers.client().clone(), random, tell, stop.clone());
+        let sight = LeaseSight {
+            board: self.cx.metrics.board().clone(),
+            lease: format!("{}/{}", lease.namespace, lease.name),
+            identity: lease.identity.clone(),
+        };
+        let client = self.cx.informers.client().clone();
+        let elector = lease.clone().elect(client, random, sight, tell, stop.clone());
         // Owned, so that a manager that is dropped does not go on holding the lease.
         let mut electing = JoinSet::new();
         electing.spawn(elector);
@@ -302,6 +327,43 @@ impl ManagerBuilder {
         self
     }
 
+    /// Watches these namespaces where nobody names others, instead of all of them: one watch for each and kind. Kinds
+    /// without a namespace are not touched by it, nor are those known at run time alone. Said before parts are added.
+    ///
+    /// ```no_run
+    /// use windlass::{Manager, Scope};
+    /// # use k8s_openapi::api::core::v1::ConfigMap;
+    ///
+    /// # fn manager(client: kube::Client) {
+    /// let manager = Manager::builder(client).watch_namespaces(&["port".to_owned(), "sea".to_owned()]);
+    /// let maps = manager.informers().get::<ConfigMap>(Scope::all());
+    /// assert_eq!(maps.namespaces(), ["port", "sea"]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch_namespaces(self, namespaces: &[String]) -> Self {
+        self.informers.watch_namespaces(namespaces);
+        self
+    }
+
+    /// Sends at most this many requests a second on average, and `burst` at once after a rest; more wait for their turn.
+    /// Watches count when they begin, and leases never. By default there is no limit but the server's own. Said before
+    /// parts are added; `burst` should be above the number of kinds that are watched.
+    ///
+    /// ```no_run
+    /// # fn manager(client: kube::Client) {
+    /// let manager = windlass::Manager::builder(client).qps(20.0, 30);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn qps(mut self, qps: f64, burst: u32) -> Self {
+        let watched = self.informers.watched_namespaces().to_vec();
+        let client =
+            throttle::client(self.informers.client().clone(), Bucket::new(qps, burst), &self.metrics);
+        self.informers = Informers::seeded(client, self.random.fork("informers"));
+        self.watch_namespaces(&watched)
+    }
+
     pub(crate) fn in_cluster(mut self, name: Arc<str>) -> Self {
         self.cluster = Some(name);
         self
@@ -329,10 +391,27 @@ impl ManagerBuilder {
         self
     }
 
-    /// Serves `/healthz`, `/livez`, `/readyz` and `/metrics` on this address.
+    /// Serves `/healthz`, `/livez`, `/readyz`, `/metrics` and `/failing` on this address, to everybody who reaches it:
+    /// where that is too much, [`ManagerBuilder::secure_metrics`] leaves health alone here.
     #[must_use]
     pub fn admin(mut self, address: SocketAddr) -> Self {
         self.admin = Some(address);
+        self
+    }
+
+    /// Serves metrics, and what else tells of objects, over HTTPS and to those alone who may read them.
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn secure_metrics(mut self, settings: SecureMetrics) -> Self {
+        self.secure_metrics = Some(settings);
+        self
+    }
+
+    /// Where protected metrics are served, if [`ManagerBuilder::secure_metrics`] was told of any.
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn metrics_address(mut self, address: SocketAddr) -> Self {
+        self.secure_metrics = self.secure_metrics.map(|settings| settings.listen(address));
         self
     }
 
@@ -362,7 +441,17 @@ impl ManagerBuilder {
         if let Some(lease) = &self.lease {
             rules.allow_lease(&lease.name);
         }
+        #[cfg(feature = "webhook")]
+        if let Some(settings) = &self.secure_metrics {
+            settings.needs(&mut rules);
+        }
         rules
+    }
+
+    /// The controllers that were added so far, by the names that their metrics carry.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<String> {
+        self.parts.iter().filter_map(|part| part.controller().map(str::to_owned)).collect()
     }
 
     /// Where API servers ask the parts that were added so far.
@@ -377,8 +466,8 @@ impl ManagerBuilder {
         self.parts.iter().flat_map(|part| part.definitions()).collect()
     }
 
-    /// Lets the webhooks behind a Service take their connections from here, not from a socket: as a test's cluster hands
-    /// them over.
+    /// Lets the webhooks behind a Service, or protected metrics, take their connections from here, not from a socket: as a
+    /// test's cluster hands them over.
     #[cfg(feature = "webhook")]
     #[must_use]
     pub fn connections(self, service: &str, connections: crate::webhook::Connections) -> Self {
@@ -405,11 +494,13 @@ impl ManagerBuilder {
         let rules = self.guard.as_ref().map(|guard| {
             let own = self.lease.as_ref().map(|lease| lease.namespace.as_str());
             let rules = self.rules().at_home(own.unwrap_or(&self.home.namespace));
+            let rules = rules.within(self.informers.watched_namespaces());
             guard.seal(rules.clone());
             rules
         });
         let reports = Reports::new(&self.metrics, &self.informers, &self.field_manager, rules);
         self.informers.report_to(reports);
+        self.metrics.board().watches(self.informers.observer());
         let informers = self.informers.clone();
         let synced =
             move || informers.all_synced().then_some(()).ok_or("some caches are not filled yet".to_owned());
@@ -418,6 +509,16 @@ impl ManagerBuilder {
         if !asked.is_empty() {
             self.checks.add("webhooks", move || asked.iter().try_for_each(|part| part.ready()));
         }
+        #[cfg(feature = "webhook")]
+        let shows = match self.secure_metrics.take() {
+            Some(settings) => {
+                self.parts.insert(0, Arc::new(settings.serving(self.checks.clone())));
+                Shows::Health
+            }
+            None => Shows::Everything,
+        };
+        #[cfg(not(feature = "webhook"))]
+        let shows = Shows::Everything;
         let cx = RunCx {
             client: CachedClient::new(&self.informers, &self.field_manager),
             informers: self.informers,
@@ -434,6 +535,7 @@ impl ManagerBuilder {
             lease: self.lease,
             warm_standby: self.warm_standby,
             admin: self.admin,
+            shows,
             checks: self.checks,
         }
     }

@@ -21,7 +21,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{Failure, Key, failing::Failing, shards::ShardMetrics};
+use crate::{
+    Failure, Key,
+    diagnostics::{Board, Diagnostics},
+    failing::Failing,
+    shards::ShardMetrics,
+};
 
 type Refresh = Box<dyn Fn() -> bool + Send>;
 
@@ -49,7 +54,9 @@ struct Inner {
     migrated: Family<Shaped, Counter>,
     requests: Family<Requested, Counter>,
     request_seconds: Histograms<Verbed>,
+    held_back: Histograms<Verbed>,
     failing: Failing,
+    board: Arc<Board>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -165,7 +172,7 @@ fn reconcile_seconds() -> Histogram {
 }
 
 /// The buckets of client-go's.
-fn request_seconds() -> Histogram {
+fn request_seconds_buckets() -> Histogram {
     Histogram::new([0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0])
 }
 
@@ -223,11 +230,17 @@ impl Metrics {
             "Requests to the API server by code and method",
             Family::clone(&requests),
         );
-        let request_seconds = Family::new_with_constructor(request_seconds as fn() -> Histogram);
+        let request_seconds = Family::new_with_constructor(request_seconds_buckets as fn() -> Histogram);
         r.register(
             "rest_client_request_duration_seconds",
             "Time to the head of an answer",
             Family::clone(&request_seconds),
+        );
+        let held_back = Family::new_with_constructor(request_seconds_buckets as fn() -> Histogram);
+        r.register(
+            "rest_client_rate_limiter_duration_seconds",
+            "Time that requests waited for the client's own limit",
+            Family::clone(&held_back),
         );
         let (queue, controller) = (QueueFamilies::register(r), ControllerFamilies::register(r));
         let inner = Inner {
@@ -247,7 +260,9 @@ impl Metrics {
             migrated,
             requests,
             request_seconds,
+            held_back,
             failing: Failing::default(),
+            board: Arc::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -299,6 +314,20 @@ impl Metrics {
         &self.inner.failing
     }
 
+    /// What the process does at this moment.
+    #[must_use]
+    pub fn diagnostics(&self) -> Diagnostics {
+        let mut now = self.inner.board.read();
+        let clusters = self.inner.clusters.lock().clone();
+        now.clusters =
+            clusters.iter().map(|(name, metrics)| (name.to_string(), metrics.diagnostics())).collect();
+        now
+    }
+
+    pub(crate) fn board(&self) -> &Arc<Board> {
+        &self.inner.board
+    }
+
     /// Calls `refresh` before each rendering, until it returns false.
     pub(crate) fn on_render(&self, refresh: impl Fn() -> bool + Send + 'static) {
         self.inner.refreshers.lock().push(Box::new(refresh));
@@ -323,6 +352,12 @@ impl Metrics {
             .get_or_create(&Verbed { verb: method.clone() })
             .observe(took.as_secs_f64());
         self.inner.requests.get_or_create(&Requested { code, method }).inc();
+    }
+
+    /// Notes how long a request waited before it was sent.
+    pub(crate) fn held_back(&self, method: &Method, waited: Duration) {
+        let verb = Verbed { verb: method.as_str().to_owned() };
+        self.inner.held_back.get_or_create(&verb).observe(waited.as_secs_f64());
     }
 
     pub(crate) fn undecodable(&self, resource: &str) -> Gauge {

@@ -6,9 +6,10 @@
 
 mod args;
 mod install;
+mod namespaces;
 mod roles;
 
-use std::{convert::Infallible, path::Path, process::ExitCode};
+use std::{convert::Infallible, net::SocketAddr, path::Path, process::ExitCode};
 
 use http::{Request, Response};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -21,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{BoxError, Endpoint, Lease, Manager, ManagerBuilder, Rules, random::Source};
+
+#[cfg(feature = "webhook")]
+use crate::{SecureMetrics, webhook::Certificates};
 
 use args::{Command, Flags};
 
@@ -60,6 +64,10 @@ pub struct Operator {
     objects: Vec<Value>,
     parts: Vec<Box<dyn Fn(&mut ManagerBuilder) + Send + Sync>>,
     warm_standby: bool,
+    watch_namespaces: Vec<String>,
+    qps: Option<(f64, u32)>,
+    #[cfg(feature = "webhook")]
+    secure_metrics: Option<SecureMetrics>,
 }
 
 /// What an operator brings and what it needs, for tools.
@@ -73,9 +81,18 @@ pub struct Description {
     pub crds: Vec<CustomResourceDefinition>,
     /// What it needs from the API, leader election included.
     pub rules: Rules,
+    /// The namespaces that it watches, unless others are chosen when it starts; none means all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watch_namespaces: Vec<String>,
+    /// Its controllers, by the names that their metrics carry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
     /// Where API servers ask it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<Endpoint>,
+    /// Where its metrics are read, if they are protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Endpoint>,
     /// What else it brings, of no namespace: policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<Value>,
@@ -85,7 +102,17 @@ impl Operator {
     /// An operator of this name, which has to be one that a Kubernetes object can have.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, crds: Vec::new(), objects: Vec::new(), parts: Vec::new(), warm_standby: false }
+        Self {
+            name,
+            crds: Vec::new(),
+            objects: Vec::new(),
+            parts: Vec::new(),
+            warm_standby: false,
+            watch_namespaces: Vec::new(),
+            qps: None,
+            #[cfg(feature = "webhook")]
+            secure_metrics: None,
+        }
     }
 
     /// Brings the definition of a kind.
@@ -123,6 +150,53 @@ impl Operator {
         self
     }
 
+    /// Watches these namespaces where no other is named, instead of all of them; its rights are Roles there, then. Who
+    /// starts it chooses others by `--watch-namespace`, or by `WATCH_NAMESPACE` in the environment: names with commas
+    /// between them, or nothing for all namespaces. See [`ManagerBuilder::watch_namespaces`].
+    ///
+    /// ```
+    /// use windlass::Operator;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let operator = Operator::new("rigger").watch_namespaces(["port", "sea"]);
+    /// assert_eq!(operator.description().watch_namespaces, ["port", "sea"]);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn watch_namespaces(mut self, namespaces: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.watch_namespaces = namespaces.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Sends at most this many requests a second on average, and `burst` at once; see [`ManagerBuilder::qps`]. Who starts
+    /// it says otherwise by `--kube-api-qps` and `--kube-api-burst`.
+    #[must_use]
+    pub fn qps(mut self, qps: f64, burst: u32) -> Self {
+        self.qps = Some((qps, burst));
+        self
+    }
+
+    /// Serves metrics over HTTPS and to those alone who may read them, where `--metrics` says; see [`SecureMetrics`]. Its
+    /// Service is named `NAME-metrics`. The rights that this takes are among those of its description, and so are the
+    /// ClusterRoles of who reads: `NAME-metrics-reader` and `NAME-diagnostics-reader`.
+    ///
+    /// ```
+    /// use windlass::{Operator, webhook::Certificates};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let operator = Operator::new("rigger").secure_metrics(Certificates::self_signed());
+    /// assert_eq!(operator.description().metrics.unwrap().service, "rigger-metrics");
+    /// # }
+    /// ```
+    #[cfg(feature = "webhook")]
+    #[must_use]
+    pub fn secure_metrics(mut self, certificates: Certificates) -> Self {
+        self.secure_metrics = Some(SecureMetrics::new(format!("{}-metrics", self.name), certificates));
+        self
+    }
+
     /// The definitions that it brings; those that its webhooks convert are in its description.
     #[must_use]
     pub fn crds(&self) -> &[CustomResourceDefinition] {
@@ -149,9 +223,16 @@ impl Operator {
     }
 
     fn staff(&self, manager: ManagerBuilder) -> ManagerBuilder {
-        let mut manager = manager.field_manager(self.name);
+        let mut manager = manager.field_manager(self.name).watch_namespaces(&self.watch_namespaces);
+        if let Some((qps, burst)) = self.qps {
+            manager = manager.qps(qps, burst);
+        }
         if self.warm_standby {
             manager = manager.warm_standby();
+        }
+        #[cfg(feature = "webhook")]
+        if let Some(settings) = &self.secure_metrics {
+            manager = manager.secure_metrics(settings.clone());
         }
         self.parts.iter().for_each(|add| add(&mut manager));
         manager
@@ -176,7 +257,13 @@ impl Operator {
             name: self.name.to_owned(),
             crds,
             rules,
+            watch_namespaces: self.watch_namespaces.clone(),
+            controllers: manager.controllers(),
             webhooks: manager.endpoints(),
+            #[cfg(feature = "webhook")]
+            metrics: self.secure_metrics.as_ref().map(SecureMetrics::endpoint),
+            #[cfg(not(feature = "webhook"))]
+            metrics: None,
             objects: self.objects.clone(),
         }
     }
@@ -184,7 +271,7 @@ impl Operator {
     /// The operator as a program: does what the arguments of the process say. Logs are the caller's to set up, and
     /// belong on standard error.
     #[must_use]
-    pub fn main(self) -> ExitCode {
+    pub fn main(mut self) -> ExitCode {
         let command = match args::parse(std::env::args().skip(1)) {
             Ok(command) => command,
             Err(wrong) => {
@@ -211,7 +298,14 @@ impl Operator {
         }
     }
 
-    async fn run(&self, flags: Flags) -> Result<(), BoxError> {
+    async fn run(&mut self, flags: Flags) -> Result<(), BoxError> {
+        let environment = std::env::var(namespaces::VARIABLE).ok();
+        self.watch_namespaces = namespaces::chosen(
+            flags.watch_namespace.as_deref(),
+            environment.as_deref(),
+            &self.watch_namespaces,
+        )?;
+        self.qps = flags.limit(self.qps);
         let client = Client::try_from(config(&flags).await?)?;
         let namespace = flags.namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         let identity = identity();
@@ -222,7 +316,33 @@ impl Operator {
         if let Some(address) = flags.admin {
             manager = manager.admin(address);
         }
+        if let Some(address) = flags.metrics {
+            manager = self.serve_metrics(manager, address)?;
+        }
         manager.build().run(told_to_stop()).await
+    }
+}
+
+/// What is said to who wants protected metrics of an operator that has none.
+const UNPROTECTED: &str =
+    "--metrics says where protected metrics are served, and those of this operator are served at --admin";
+
+impl Operator {
+    #[cfg(feature = "webhook")]
+    fn serve_metrics(
+        &self,
+        manager: ManagerBuilder,
+        address: SocketAddr,
+    ) -> Result<ManagerBuilder, BoxError> {
+        match self.secure_metrics {
+            Some(_) => Ok(manager.metrics_address(address)),
+            None => Err(UNPROTECTED.into()),
+        }
+    }
+
+    #[cfg(not(feature = "webhook"))]
+    fn serve_metrics(&self, _: ManagerBuilder, _: SocketAddr) -> Result<ManagerBuilder, BoxError> {
+        Err(UNPROTECTED.into())
     }
 }
 

@@ -20,9 +20,8 @@ use tracing::Instrument;
 
 use crate::{
     Action, CachedClient, Error, Key, Lister, Object, Reconcile, Recorder, Request,
-    failing::Failing,
+    controller::Status,
     loops::{self, Circle, Loops},
-    metrics::ControllerMetrics,
     queue::{Outcome, SharedQueue, Work},
     shards::{Gate, Pass},
 };
@@ -36,8 +35,7 @@ pub(crate) struct Pool<K: Object, R> {
     pub(crate) recorder: Recorder,
     pub(crate) timeout: Duration,
     pub(crate) hold: Duration,
-    pub(crate) metrics: ControllerMetrics,
-    pub(crate) failing: Failing,
+    pub(crate) status: Arc<Status>,
     pub(crate) loops: Arc<Loops>,
     /// Lets through the keys of this replica alone.
     pub(crate) gate: Option<Arc<Gate>>,
@@ -85,7 +83,7 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
             key,
         };
         let begun = Instant::now();
-        self.metrics.active.inc();
+        self.status.metrics.active.inc();
         // What is logged in a reconcile says of which one.
         let id = self.turns.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("reconcile", controller = self.name, key = %ticket.key, id);
@@ -102,8 +100,8 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
             None => Err(Cut::Lost),
         };
         drop(pass);
-        self.metrics.active.dec();
-        self.metrics.time.observe(begun.elapsed().as_secs_f64());
+        self.status.metrics.active.dec();
+        self.status.metrics.time.observe(begun.elapsed().as_secs_f64());
         let circle = self.loops.end(&ticket.key, client.wrote());
         let outcome = match result {
             Ok(Ok(action)) => {
@@ -124,13 +122,15 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
 
     /// Keeps the key out of the queue until the caches have what its reconcile wrote.
     fn hold(&self, ticket: Ticket, client: CachedClient, outcome: Outcome) {
-        let (limit, stale) = (self.hold, self.metrics.stale.clone());
+        let (limit, status) = (self.hold, self.status.clone());
         let mut holds = self.holds.lock();
         while holds.try_join_next().is_some() {}
+        status.held.lock().insert(ticket.key.clone());
         holds.spawn(async move {
             if !client.seen(limit).await {
-                stale.inc();
+                status.metrics.stale.inc();
             }
+            status.held.lock().remove(&ticket.key);
             ticket.punch(outcome);
         });
     }
@@ -138,24 +138,24 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
     /// A reconcile that went well, unless it goes on for ever.
     fn went_well(&self, key: &Key, circle: Circle) {
         match circle {
-            Circle::No => return self.failing.succeeded(self.name, key),
+            Circle::No => return self.status.failing.succeeded(self.name, key),
             Circle::Still => {}
             Circle::Found => {
-                self.metrics.write_loops.inc();
+                self.status.metrics.write_loops.inc();
                 tracing::warn!(controller = self.name, %key, "reconcile runs in a circle: {}", loops::sentence());
             }
         }
-        self.failing.failed(self.name, key, loops::sentence());
+        self.status.failing.failed(self.name, key, loops::sentence());
     }
 
     fn succeeded(&self, action: Action) -> Outcome {
         match action {
             Action::Done => {
-                self.metrics.success.inc();
+                self.status.metrics.success.inc();
                 Outcome::Ok
             }
             Action::RequeueAfter(after) => {
-                self.metrics.requeue_after.inc();
+                self.status.metrics.requeue_after.inc();
                 Outcome::RequeueAfter(after)
             }
         }
@@ -163,14 +163,14 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
 
     fn failed(&self, key: &Key, error: &Error) -> Outcome {
         if let Error::RetryAfter(after) = error {
-            self.metrics.requeue_after.inc();
+            self.status.metrics.requeue_after.inc();
             return Outcome::RequeueAfter(*after);
         }
-        self.metrics.error.inc();
-        self.metrics.errors.inc();
-        self.failing.failed(self.name, key, crate::sentence(error));
+        self.status.metrics.error.inc();
+        self.status.metrics.errors.inc();
+        self.status.failing.failed(self.name, key, crate::sentence(error));
         if let Error::Terminal(_) = error {
-            self.metrics.terminal.inc();
+            self.status.metrics.terminal.inc();
             tracing::error!(controller = self.name, %key, %error, "reconcile failed for good");
             return Outcome::Drop;
         }
@@ -183,17 +183,21 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
     }
 
     fn was_cut(&self, key: &Key, cut: &Cut) -> Outcome {
-        self.metrics.error.inc();
-        self.metrics.errors.inc();
+        self.status.metrics.error.inc();
+        self.status.metrics.errors.inc();
         match cut {
             Cut::TimedOut => {
-                self.metrics.timeouts.inc();
-                self.failing.failed(self.name, key, format!("it did not end within {:?}", self.timeout));
+                self.status.metrics.timeouts.inc();
+                self.status.failing.failed(
+                    self.name,
+                    key,
+                    format!("it did not end within {:?}", self.timeout),
+                );
                 tracing::error!(controller = self.name, %key, limit = ?self.timeout, "reconcile timed out");
             }
             Cut::Panicked(message) => {
-                self.metrics.panics.inc();
-                self.failing.failed(self.name, key, format!("it panicked: {message}"));
+                self.status.metrics.panics.inc();
+                self.status.failing.failed(self.name, key, format!("it panicked: {message}"));
                 tracing::error!(controller = self.name, %key, message, "reconcile panicked");
             }
             Cut::Lost => {

@@ -11,6 +11,7 @@
 //! parked until one of its keys is done, and while the rate is used up nothing is handed out.
 
 mod lanes;
+mod stand;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,6 +27,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{Key, Limits, key::FastMap, metrics::QueueMetrics};
 use lanes::Lanes;
+
+pub use stand::Stand;
 
 /// The shortest wait for a limiter that has refused.
 const SPENT_MIN: Duration = Duration::from_millis(1);
@@ -98,6 +101,10 @@ pub trait Queue<T>: Send + Sync + 'static {
     fn done(&self, item: &T, outcome: Outcome);
     /// How many items wait for a worker, not counting those that wait for their time.
     fn depth(&self) -> usize;
+    /// What it holds at this moment, with at most `limit` items of each sort; `None` where nobody knows.
+    fn stand(&self, _limit: usize) -> Option<Stand<T>> {
+        None
+    }
     /// Wakes all workers and lets them end.
     fn shut_down(&self);
     /// Opens a queue that was shut down.
@@ -398,6 +405,10 @@ impl<T: Item> Queue<T> for Fair<T> {
 
     fn depth(&self) -> usize {
         self.state.lock().depth
+    }
+
+    fn stand(&self, limit: usize) -> Option<Stand<T>> {
+        Some(self.look(limit))
     }
 
     fn shut_down(&self) {

@@ -10,7 +10,7 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use kube::core::ClusterResourceScope;
 use serde::{Deserialize, Serialize};
 
-use crate::{Key, Object, Scope};
+use crate::{Key, Object, Scope, scope};
 
 /// A set of API verbs.
 ///
@@ -88,6 +88,9 @@ impl fmt::Display for Verbs {
 pub enum Place {
     /// In the whole cluster.
     Everywhere,
+    /// In the namespaces that the process watches: in the whole cluster, unless some were chosen when it started. What is
+    /// said of kinds with a namespace, and of no namespace, is said of this.
+    Watched,
     /// In the namespace that the process itself lives in.
     Own,
     /// In this namespace.
@@ -137,7 +140,9 @@ impl Rules {
         let (group, plural) = (K::group(kind), K::plural(kind));
         let resource = if sub.is_empty() { plural.into_owned() } else { format!("{plural}/{sub}") };
         let cluster = TypeId::of::<K::Scope>() == TypeId::of::<ClusterResourceScope>();
-        for place in if cluster { vec![Place::Everywhere] } else { Place::of(scope) } {
+        // Nobody knows of a kind known at run time alone whether its objects have a namespace.
+        let anywhere = cluster || (scope.namespaces.is_empty() && !scope::is_narrowed::<K>());
+        for place in if anywhere { vec![Place::Everywhere] } else { Place::of(scope) } {
             self.allow_resource(place, &group, &resource, verbs);
         }
     }
@@ -186,7 +191,7 @@ impl Rules {
         let is = |pattern: &str, value: &str| pattern == "*" || pattern == value;
         let holds = |about: &About| {
             let here = match &about.place {
-                Place::Everywhere => true,
+                Place::Everywhere | Place::Watched => true,
                 Place::Namespace(only) => namespace == Some(only.as_str()),
                 Place::Own => false,
             };
@@ -206,6 +211,23 @@ impl Rules {
                 other => other.clone(),
             };
             rules.add(About { place, ..about.clone() }, *verbs);
+        }
+        rules
+    }
+
+    /// The same rules for a process that watches these namespaces, or the whole cluster when there are none.
+    #[must_use]
+    pub fn within(&self, watched: &[String]) -> Self {
+        let mut rules = Self::default();
+        for (about, verbs) in &self.0 {
+            let places = match &about.place {
+                Place::Watched if watched.is_empty() => vec![Place::Everywhere],
+                Place::Watched => watched.iter().cloned().map(Place::Namespace).collect(),
+                other => vec![other.clone()],
+            };
+            for place in places {
+                rules.add(About { place, ..about.clone() }, *verbs);
+            }
         }
         rules
     }
@@ -250,7 +272,7 @@ impl Place {
     /// The namespaces of a scope.
     pub(crate) fn of(scope: &Scope) -> Vec<Self> {
         match &scope.namespaces[..] {
-            [] => vec![Self::Everywhere],
+            [] => vec![Self::Watched],
             some => some.iter().cloned().map(Self::Namespace).collect(),
         }
     }
@@ -332,7 +354,7 @@ mod tests {
 
     #[test]
     fn rules_add_up_to_policies() {
-        let rules = rules();
+        let rules = rules().within(&[]);
         assert_eq!(
             text(&rules.policy(&Place::Everywhere)),
             ["/configmaps,pods  get,list,watch", "/nodes  patch", "/pods/eviction  create"]
@@ -346,6 +368,19 @@ mod tests {
                 "coordination.k8s.io/leases boats get,update"
             ]
         );
+    }
+
+    #[test]
+    fn namespaces_that_are_watched_take_the_place_of_the_cluster() {
+        let rules = rules().within(&["a".to_owned(), "vault".to_owned()]);
+        assert_eq!(text(&rules.policy(&Place::Everywhere)), ["/nodes  patch"], "nodes have no namespace");
+        let pods = ["/configmaps,pods  get,list,watch", "/pods/eviction  create"];
+        assert_eq!(text(&rules.policy(&Place::Namespace("a".into()))), pods);
+        // What was asked for there by name adds up with it.
+        let vault = ["/configmaps,pods  get,list,watch", "/pods/eviction  create", "/secrets  get"];
+        assert_eq!(text(&rules.policy(&Place::Namespace("vault".into()))), vault);
+        assert_eq!(rules.verbs(Some("b"), "", "pods", None), Verbs::default());
+        assert_eq!(rules.verbs(None, "", "pods", None), Verbs::default(), "a list of all namespaces");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Which objects of a kind an informer holds, and how much of each.
 
-use kube::core::Selector;
+use std::any::TypeId;
+
+use kube::core::{NamespaceResourceScope, Selector};
+
+use crate::Object;
 
 /// What part of a kind is watched. The default is everything.
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
-    /// Namespaces to watch, one watch each; empty means all of them in one watch.
+    /// Namespaces to watch, one watch each; empty means those that the process watches, by default all in one watch.
     pub namespaces: Vec<String>,
     /// Only objects with these labels.
     pub labels: Option<Selector>,
@@ -27,8 +31,14 @@ pub enum Strip {
     MetadataOnly,
 }
 
+/// Whether the namespaces that a process watches narrow down what it sees of a kind: of kinds without a namespace it sees
+/// everything, and of kinds known at run time alone, of which nobody knows it, too.
+pub(crate) fn is_narrowed<K: Object>() -> bool {
+    TypeId::of::<K::Scope>() == TypeId::of::<NamespaceResourceScope>()
+}
+
 impl Scope {
-    /// Everything, in all namespaces.
+    /// Everything, in all namespaces that the process watches; see [`crate::ManagerBuilder::watch_namespaces`].
     #[must_use]
     pub fn all() -> Self {
         Self::default()

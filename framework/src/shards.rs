@@ -19,14 +19,20 @@ mod member;
 mod roster;
 mod selection;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::sync::Notify;
 
-use crate::{BoxError, CancellationToken, Lease, ManagerBuilder, Place, Rules, RunCx, Runnable, Verbs};
+use crate::{
+    BoxError, CancellationToken, Lease, ManagerBuilder, Place, Rules, RunCx, Runnable, Verbs,
+    diagnostics::ShardState,
+};
 
 pub(crate) use gate::{Gate, Pass};
 use roster::{Roster, SLOTS, Seat, Slots};
@@ -83,6 +89,7 @@ pub struct Shards {
 }
 
 struct Inner {
+    me: Weak<Self>,
     lease: Lease,
     core: Mutex<Core>,
     /// What was seen of the group may have changed.
@@ -109,7 +116,7 @@ struct Core {
     settled: u64,
     /// Cuts off what is under way.
     cut: CancellationToken,
-    gates: Vec<std::sync::Weak<Gate>>,
+    gates: Vec<Weak<Gate>>,
     metrics: Option<ShardMetrics>,
 }
 
@@ -137,14 +144,15 @@ impl Shards {
             gates: Vec::new(),
             metrics: None,
         };
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: me.clone(),
             lease,
             core: Mutex::new(core),
             changed: Arc::default(),
             asked: Notify::new(),
             drained: Notify::new(),
-        };
-        Self { inner: Arc::new(inner) }
+        });
+        Self { inner }
     }
 
     /// The group of this name, in the namespace and under the identity of a manager's process.
@@ -163,14 +171,13 @@ impl Shards {
     /// Whether this replica may work on its share of the newest roster.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let core = self.inner.core.lock();
-        core.seat.is_some() && core.settled > 0 && core.settled == core.roster.generation
+        self.inner.core.lock().is_settled()
     }
 
     /// What a controller's own watches ask for, if that can be said to a server.
-    pub(crate) fn selection(&self, by: ShardBy, parts: usize) -> Option<Selection> {
+    pub(crate) fn selection(&self, by: ShardBy) -> Option<Selection> {
         let changed = self.inner.changed.clone();
-        (by == ShardBy::Uid).then(|| Selection::new(parts, move || changed.notify_one()))
+        (by == ShardBy::Uid).then(|| Selection::new(move || changed.notify_one()))
     }
 
     pub(crate) fn part(&self) -> Arc<dyn Runnable> {
@@ -197,7 +204,29 @@ impl Runnable for Inner {
     }
 }
 
+impl Inner {
+    /// Where this member stands, for people.
+    fn state(&self) -> ShardState {
+        let core = self.core.lock();
+        let slots = |of: &dyn Fn(u8) -> bool| (0..=u8::MAX).filter(|slot| of(*slot)).count();
+        ShardState {
+            group: self.lease.name.clone(),
+            identity: self.lease.identity.clone(),
+            roster: core.roster.generation,
+            members: core.roster.seats.iter().map(|seat| seat.name.clone()).collect(),
+            settled: core.is_settled(),
+            owned: slots(&|slot| core.owned.contains(slot)),
+            held: slots(&|slot| core.held.contains(slot)),
+            busy: slots(&|slot| core.busy[usize::from(slot)] > 0),
+        }
+    }
+}
+
 impl Core {
+    fn is_settled(&self) -> bool {
+        self.seat.is_some() && self.settled > 0 && self.settled == self.roster.generation
+    }
+
     /// Takes in a roster and what was seen of its members. Returns the slots that may be worked on from now on, if there
     /// are more, and whether there is something to say.
     fn look(&mut self, roster: &Roster, settled: bool) -> (Option<Slots>, bool) {
@@ -230,7 +259,7 @@ impl Core {
     }
 
     fn gates(&self) -> Vec<Arc<Gate>> {
-        self.gates.iter().filter_map(std::sync::Weak::upgrade).collect()
+        self.gates.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether something is under way that may not be begun any more.

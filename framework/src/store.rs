@@ -242,6 +242,13 @@ impl<K: Object> Lister<K> {
         self.store.inner.read().objects.len()
     }
 
+    /// How many objects there are in a namespace.
+    pub(crate) fn count_in(&self, namespace: &str) -> usize {
+        let mut count = 0;
+        self.visit(Some(namespace), |_| count += 1);
+        count
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

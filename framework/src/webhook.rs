@@ -6,7 +6,6 @@
 //! AdmissionReview and ConversionReview APIs, v1.
 
 mod answer;
-mod certificates;
 mod configuration;
 mod metrics;
 mod policy;
@@ -14,43 +13,34 @@ mod review;
 mod server;
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use futures::future::BoxFuture;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::{Mutex, mpsc},
-};
-
 use crate::{
     BoxError, Endpoint, Place, Rules, RunCx, Runnable, Verbs,
     custom::{CustomResource, Kind},
+    https::Listen,
 };
+use futures::future::BoxFuture;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde_json::{Value, json};
 
 use answer::Handler;
 
-pub use certificates::Certificates;
+pub use crate::{
+    certificates::Certificates,
+    https::{Connections, Io},
+};
 pub use policy::Policy;
 pub use review::{Denied, Mutate, Operation, Review, User, Validate};
 
 /// Where an API server sends AdmissionReviews and ConversionReviews unless it is told otherwise.
 const PORT: u16 = 9443;
-
-/// A connection that did not come by a socket.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// Connections that did not come by a socket, as a test's cluster hands them over.
-pub type Connections = mpsc::Receiver<Box<dyn Io>>;
 
 /// How an API server is to ask a hook.
 #[derive(Clone, Debug)]
@@ -181,29 +171,6 @@ pub struct Webhooks {
     ready: AtomicBool,
 }
 
-/// Connections that several starts take turns at.
-type Shared = Arc<Mutex<Connections>>;
-
-#[derive(Clone)]
-enum Listen {
-    Address(SocketAddr),
-    Connections(Shared),
-}
-
-/// Connections for the webhooks behind each Service, in the place of their sockets.
-#[derive(Clone, Default)]
-pub(crate) struct Doors(Arc<parking_lot::Mutex<BTreeMap<String, Shared>>>);
-
-impl Doors {
-    pub(crate) fn put(&self, service: &str, connections: Connections) {
-        self.0.lock().insert(service.to_owned(), Arc::new(Mutex::new(connections)));
-    }
-
-    fn of(&self, service: &str) -> Option<Listen> {
-        self.0.lock().get(service).cloned().map(Listen::Connections)
-    }
-}
-
 impl Webhooks {
     /// Webhooks behind a Service of this name, in the namespace that the process runs in; also the name of the
     /// configuration objects.
@@ -231,7 +198,7 @@ impl Webhooks {
     /// Takes its connections from here, not from a socket.
     #[must_use]
     pub fn connections(mut self, connections: Connections) -> Self {
-        self.listen = Listen::Connections(Arc::new(Mutex::new(connections)));
+        self.listen = Listen::to(connections);
         self
     }
 
@@ -318,12 +285,10 @@ impl Runnable for Webhooks {
         configurations.retain(|object| object["kind"] != "CustomResourceDefinition");
         let path = |kind: &Kind| (kind.name().to_owned(), configuration::convert_path(kind.name()));
         Some(Endpoint {
-            service: self.service.clone(),
-            port: self.port,
-            listens,
             certificates: self.certificates.dir().map(|dir| dir.to_string_lossy().into_owned()),
             configurations,
             conversions: self.kinds.iter().map(path).collect(),
+            ..Endpoint::new(&self.service, self.port, listens)
         })
     }
 

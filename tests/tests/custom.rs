@@ -147,6 +147,8 @@ mod lossy {
             api_version: "harbour.dev/v0alpha1",
             hub: "harbour.dev/v1",
             steps: &[windlass::conversion::Step::Added { hub: "/spec/crew" }],
+            has_spec: true,
+            hub_has_spec: true,
         };
     }
 }

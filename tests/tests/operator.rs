@@ -9,7 +9,11 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::{
-    api::core::v1::ConfigMap, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::{
+        core::v1::{ConfigMap, Namespace},
+        rbac::v1::ClusterRole,
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
     Api, Client, CustomResourceExt, ResourceExt,
@@ -69,6 +73,36 @@ async fn a_child_follows_its_owner() {
     cluster.advance(Duration::from_secs(60)).await;
     assert!(children.get_opt("main").await.unwrap().is_none(), "the child outlived its owner");
     assert!(!running.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_of_some_namespaces_works_there_with_roles_alone() {
+    let cluster = TestCluster::builder().controllers(&["*"]).start().await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client());
+    for name in ["port", "sea", "lake"] {
+        let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    }
+    let operator = operator::operator().watch_namespaces(["port", "sea"]);
+    let _running = cluster.run_operator(&operator).await;
+    let roles = Api::<ClusterRole>::all(cluster.client());
+    assert!(roles.get_opt("rigger").await.unwrap().is_none(), "nothing is needed everywhere");
+    for name in ["port", "sea", "lake"] {
+        let sails: Api<Sail> = Api::namespaced(cluster.client(), name);
+        sails.create(&PostParams::default(), &Sail::new("main", SailSpec { area: 40 })).await.unwrap();
+    }
+    assert!(cluster.settle().await);
+    for (name, there) in [("port", true), ("sea", true), ("lake", false)] {
+        let children: Api<ConfigMap> = Api::namespaced(cluster.client(), name);
+        assert_eq!(children.get_opt("main").await.unwrap().is_some(), there, "{name}");
+    }
+    let asked = cluster.journal();
+    let lines =
+        asked.iter().map(ToString::to_string).filter(|line| line.contains("serviceaccount:default:rigger"));
+    let lines: Vec<String> = lines.collect();
+    let inside = |line: &String| line.contains("/namespaces/");
+    assert!(lines.len() > 8 && lines.iter().all(inside), "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains("-> 403")), "{lines:#?}");
 }
 
 /// Status, reason and finalizer of a definition that is being deleted.

@@ -20,9 +20,10 @@ use syn::{
     token::Brace,
 };
 
-pub(crate) use custom::twins;
+pub(crate) use custom::{cases, optional, twins};
 use facts::{Definition, Facts, Type};
 use root::Root;
+pub(crate) use root::new;
 
 /// Types of k8s-openapi that send nothing that was not written.
 const KEPT: [&str; 3] = ["meta.v1.ObjectMeta", "meta.v1.LabelSelector", "meta.v1.Condition"];

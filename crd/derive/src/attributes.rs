@@ -217,20 +217,23 @@ impl Fields {
     pub(crate) fn of(meta: &ParseNestedMeta<'_>, required: &[&str], optional: &[&str]) -> Result<Self> {
         let content;
         syn::parenthesized!(content in meta.input);
+        let known: Vec<&str> = required.iter().chain(optional).copied().collect();
+        let fields = Self::from(&content, &known)?;
+        match required.iter().find(|name| !fields.0.iter().any(|(n, _)| n == *name)) {
+            Some(name) => Err(meta.error(format!("{name} is missing"))),
+            None => Ok(fields),
+        }
+    }
+
+    /// What is left of a list.
+    pub(crate) fn from(content: ParseStream<'_>, known: &[&str]) -> Result<Self> {
         let fields: Self = content.parse()?;
-        for (name, _) in &fields.0 {
-            let known = |n: &&&str| name == **n;
-            if !required.iter().chain(optional).any(|n| known(&n)) {
-                let all: Vec<&str> = required.iter().chain(optional).copied().collect();
-                return Err(syn::Error::new(name.span(), format!("not known here: {}", all.join(", "))));
+        match fields.0.iter().find(|(name, _)| !known.iter().any(|n| name == n)) {
+            Some((name, _)) => {
+                Err(syn::Error::new(name.span(), format!("not known here: {}", known.join(", "))))
             }
+            None => Ok(fields),
         }
-        for name in required {
-            if !fields.0.iter().any(|(n, _)| n == name) {
-                return Err(meta.error(format!("{name} is missing")));
-            }
-        }
-        Ok(fields)
     }
 
     /// The text of a field; an empty one when it is not there.

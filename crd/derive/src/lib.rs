@@ -9,6 +9,7 @@ mod attributes;
 mod condition;
 mod resource;
 mod schema;
+mod whole;
 
 use proc_macro::TokenStream;
 

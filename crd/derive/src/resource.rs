@@ -10,11 +10,12 @@ use crate::{
     apply,
     attributes::{Fields, carried, flag, pair, path, rule, text},
     schema,
+    whole::Whole,
 };
 
 /// What `#[kube(...)]` may say.
 const KUBE: &str = "group, version, kind, plural, singular, namespaced, status, root, doc, shortname, category, \
-    printcolumn, scale, selectable, derive, label, annotation, validation, storage, served, deprecated";
+    printcolumn, printcolumns, scale, selectable, derive, label, annotation, validation, storage, served, deprecated";
 
 /// What `#[kube(...)]` says.
 #[derive(Default)]
@@ -40,6 +41,8 @@ struct Kube {
     storage: Option<bool>,
     served: Option<bool>,
     deprecated: Option<LitStr>,
+    /// The struct is the spec, and not the object itself.
+    has_spec: bool,
 }
 
 /// What `#[windlass(...)]` says of versions, and whether twins are wanted.
@@ -51,6 +54,8 @@ struct Versions {
     first: Option<Span>,
     /// Whether there are twins to apply.
     apply: bool,
+    /// Whether the object has no spec.
+    whole: bool,
 }
 
 /// Everything that follows from a spec.
@@ -58,21 +63,37 @@ pub(crate) fn expand(input: DeriveInput) -> Result<TokenStream> {
     if !matches!(input.data, syn::Data::Struct(_)) {
         return Err(syn::Error::new_spanned(&input.ident, "a custom resource's spec is a struct"));
     }
-    let kube = Kube::read(&input)?;
-    let mut versions = Versions::default();
-    let schema = schema::of(&input, |meta| versions.take(meta))?;
-    versions.check()?;
+    let mut kube = Kube::read(&input)?;
     let (group, version, kind) = kube.identity(&input)?;
     check_identity(&group, &version, &kind)?;
-    let root = root_name(&kube, &kind, &input.ident)?;
-    let object = object(&input, &kube, &root, &kind);
+    let root = kube.root(&kind);
+    let whole = match root == input.ident {
+        true => Some(Whole::read(&input, kube.status.as_ref())?),
+        false => None,
+    };
+    kube.has_spec = whole.is_none();
+    let mut versions = Versions { whole: whole.is_some(), ..Versions::default() };
+    let (schema, object) = match &whole {
+        Some(whole) => {
+            let schema = schema::of(&whole.body(kube.doc.as_ref()), &kube.rules, |meta| versions.take(meta))?;
+            (schema, whole.object(kube.status.as_ref()))
+        }
+        None => {
+            let schema = schema::of(&input, &[], |meta| versions.take(meta))?;
+            (schema, object(&input, &kube, &root, &kind))
+        }
+    };
+    versions.check()?;
     let resource = kube.resource(&root, &group, &version, &kind);
     let api_version = format!("{}/{}", group.value(), version.value());
     let conversion = versions.conversion(&root, &api_version);
     let twins = match versions.apply {
         true => {
             let identity = (api_version.as_str(), &*kind.value());
-            Some(apply::twins(&input, &root, identity, kube.namespaced, kube.status.as_ref())?)
+            Some(match &whole {
+                Some(whole) => whole.twin(identity, kube.namespaced)?,
+                None => apply::twins(&input, &root, identity, kube.namespaced, kube.status.as_ref())?,
+            })
         }
         false => None,
     };
@@ -97,18 +118,6 @@ fn check_identity(group: &LitStr, version: &LitStr, kind: &LitStr) -> Result<()>
         return Err(syn::Error::new(kind.span(), "a kind is a word such as \"Guestbook\""));
     }
     Ok(())
-}
-
-fn root_name(kube: &Kube, kind: &LitStr, spec: &Ident) -> Result<Ident> {
-    let name = kube.root.as_ref().unwrap_or(kind);
-    let root = Ident::new(&name.value(), name.span());
-    match root == *spec {
-        true => Err(syn::Error::new(
-            name.span(),
-            "the object would have the name of its spec: call that GuestbookSpec, say",
-        )),
-        false => Ok(root),
-    }
 }
 
 /// The root struct.
@@ -227,6 +236,7 @@ impl Kube {
             "shortname" => self.short_names.push(text(meta)?),
             "category" => self.categories.push(text(meta)?),
             "printcolumn" => self.columns.push(column(meta)?),
+            "printcolumns" => self.columns.extend(columns(meta)?),
             "scale" => self.scale = Some(scale(meta)?),
             "selectable" => self.selectable.push(json_path(text(meta)?)?),
             "derive" => self.derives.push(path(meta)?),
@@ -239,6 +249,12 @@ impl Kube {
             _ => return Err(meta.error(format!("not known here: {KUBE}"))),
         }
         Ok(())
+    }
+
+    /// The name of the struct that is the object.
+    fn root(&self, kind: &LitStr) -> Ident {
+        let name = self.root.as_ref().unwrap_or(kind);
+        Ident::new(&name.value(), name.span())
     }
 
     fn identity(&self, input: &DeriveInput) -> Result<(LitStr, LitStr, LitStr)> {
@@ -266,7 +282,7 @@ impl Kube {
         };
         let Self { namespaced, short_names, categories, columns, selectable, labels, annotations, .. } = self;
         let (storage, served) = (self.storage.unwrap_or(true), self.served.unwrap_or(true));
-        let has_status = self.status.is_some();
+        let (has_spec, has_status) = (self.has_spec, self.status.is_some());
         let scale = self.scale.as_ref().map_or_else(|| quote! { None }, |scale| quote! { Some(#scale) });
         let warning = self.deprecated.as_ref().map_or_else(|| quote! { None }, |text| quote! { Some(#text) });
         let api_version = format!("{}/{}", group.value(), version.value());
@@ -341,6 +357,7 @@ impl Kube {
                     selectable: &[#(#selectable),*],
                     labels: &[#(#labels),*],
                     annotations: &[#(#annotations),*],
+                    spec: #has_spec,
                     status: #has_status,
                     storage: #storage,
                     served: #served,
@@ -366,15 +383,15 @@ impl Versions {
         let found = if meta.path.is_ident("moved") {
             let content;
             syn::parenthesized!(content in meta.input);
-            let here = pointer(content.parse()?)?;
+            let here = self.here(content.parse()?)?;
             content.parse::<Token![=>]>()?;
             let hub = pointer(content.parse()?)?;
             quote! { #step::Moved { here: #here, hub: #hub } }
         } else if meta.path.is_ident("added") {
-            let hub = alone(meta)?;
+            let hub = pointer(alone(meta)?)?;
             quote! { #step::Added { hub: #hub } }
         } else if meta.path.is_ident("removed") {
-            let here = alone(meta)?;
+            let here = self.here(alone(meta)?)?;
             quote! { #step::Removed { here: #here } }
         } else {
             return Ok(false);
@@ -382,6 +399,16 @@ impl Versions {
         self.first.get_or_insert(meta.path.span());
         self.steps.push(found);
         Ok(true)
+    }
+
+    /// A place in this version.
+    fn here(&self, at: LitStr) -> Result<LitStr> {
+        let value = at.value();
+        if self.whole || value.starts_with("/spec/") || value.starts_with("/status/") {
+            return pointer(at);
+        }
+        let why = "a place is a JSON pointer below /spec or /status: \"/spec/message\"";
+        Err(syn::Error::new(at.span(), why))
     }
 
     fn check(&self) -> Result<()> {
@@ -408,6 +435,8 @@ impl Versions {
                     api_version: #api_version,
                     hub: <#hub as ::windlass::custom::CustomResource>::DECLARED.api_version,
                     steps: &[#(#steps),*],
+                    has_spec: <#root as ::windlass::custom::CustomResource>::DECLARED.spec,
+                    hub_has_spec: <#hub as ::windlass::custom::CustomResource>::DECLARED.spec,
                 };
             }
 
@@ -420,14 +449,15 @@ impl Versions {
     }
 }
 
-/// A JSON pointer into what an author decides about.
+/// A JSON pointer into what an author decides about. The hub may be a kind without a spec.
 fn pointer(at: LitStr) -> Result<LitStr> {
     let value = at.value();
-    match value.starts_with("/spec/") || value.starts_with("/status/") {
-        true => Ok(at),
-        false => Err(syn::Error::new(
+    let first = value.strip_prefix('/').map(|rest| rest.split('/').next().unwrap_or_default());
+    match first {
+        Some(first) if !["", "apiVersion", "kind", "metadata"].contains(&first) => Ok(at),
+        _ => Err(syn::Error::new(
             at.span(),
-            "a place is a JSON pointer below /spec or /status: \"/spec/message\"",
+            "a place is a JSON pointer to what a kind has beside its metadata: \"/spec/message\"",
         )),
     }
 }
@@ -436,7 +466,7 @@ fn pointer(at: LitStr) -> Result<LitStr> {
 fn alone(meta: &ParseNestedMeta<'_>) -> Result<LitStr> {
     let content;
     syn::parenthesized!(content in meta.input);
-    pointer(content.parse()?)
+    content.parse()
 }
 
 /// A path of a selectable field or a column, `.spec.color`.
@@ -447,14 +477,44 @@ fn json_path(at: LitStr) -> Result<LitStr> {
     }
 }
 
+/// `printcolumns(("Name", "type", ".json.path"), (…, priority = 1))`. Where each column is an attribute of its own, clippy
+/// takes two of one type for a mistake.
+fn columns(meta: &ParseNestedMeta<'_>) -> Result<Vec<TokenStream>> {
+    let content;
+    syn::parenthesized!(content in meta.input);
+    let mut columns = Vec::new();
+    while !content.is_empty() {
+        let one;
+        syn::parenthesized!(one in content);
+        let (name, _) = (one.parse::<LitStr>()?, one.parse::<Token![,]>()?);
+        let (type_, _) = (one.parse::<LitStr>()?, one.parse::<Token![,]>()?);
+        let path = one.parse()?;
+        if !one.is_empty() {
+            one.parse::<Token![,]>()?;
+        }
+        let more = Fields::from(&one, &COLUMN_MORE)?;
+        columns.push(column_of(&name, &type_, path, &more)?);
+        if !content.is_empty() {
+            content.parse::<Token![,]>()?;
+        }
+    }
+    Ok(columns)
+}
+
+/// What a column may say beside its name, type and path.
+const COLUMN_MORE: [&str; 3] = ["priority", "description", "format"];
+
 fn column(meta: &ParseNestedMeta<'_>) -> Result<TokenStream> {
+    let fields = Fields::of(meta, &["name", "type_", "json_path"], &COLUMN_MORE)?;
+    column_of(&fields.text("name")?, &fields.text("type_")?, fields.text("json_path")?, &fields)
+}
+
+fn column_of(name: &LitStr, type_: &LitStr, path: LitStr, fields: &Fields) -> Result<TokenStream> {
     const TYPES: [&str; 5] = ["integer", "number", "string", "boolean", "date"];
-    let fields = Fields::of(meta, &["name", "type_", "json_path"], &["priority", "description", "format"])?;
-    let (name, type_) = (fields.text("name")?, fields.text("type_")?);
     if !TYPES.contains(&type_.value().as_str()) {
         return Err(syn::Error::new(type_.span(), format!("not a column's type: {}", TYPES.join(", "))));
     }
-    let path = json_path(fields.text("json_path")?)?;
+    let path = json_path(path)?;
     let (description, format) = (fields.text("description")?, fields.text("format")?);
     let priority = fields.number("priority");
     Ok(quote! {

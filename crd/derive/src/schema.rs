@@ -7,16 +7,17 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Data, DeriveInput, Fields, Result};
 
-use crate::attributes::{Marks, keep_for_schemars};
+use crate::attributes::{Marks, carried, keep_for_schemars};
 
 /// The `JsonSchema` of a type.
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream> {
-    of(input, |_| Ok(false))
+    of(input, &[], |_| Ok(false))
 }
 
-/// The same; attributes of the type itself that are not about its schema go to `other`.
+/// The same, with further CEL rules; attributes of the type itself that are not about its schema go to `other`.
 pub(crate) fn of(
     input: &DeriveInput,
+    rules: &[TokenStream],
     other: impl FnMut(&syn::meta::ParseNestedMeta<'_>) -> Result<bool>,
 ) -> Result<TokenStream> {
     let name = &input.ident;
@@ -30,6 +31,7 @@ pub(crate) fn of(
     let marks = Marks::read(&input.attrs, other)?;
     copy.attrs = keep_for_schemars(&input.attrs);
     copy.attrs.extend(marks.for_schemars());
+    copy.attrs.extend(carried(rules));
     match &mut copy.data {
         Data::Struct(data) => rewrite(&mut data.fields)?,
         Data::Enum(data) => {

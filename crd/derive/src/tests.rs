@@ -47,7 +47,15 @@ fn a_kind_needs_its_names() {
     );
     refused(
         r#"#[kube(group = "harbour.dev", version = "v1", kind = "Sail")] struct Sail {}"#,
-        &expect![[r#""Sail": the object would have the name of its spec: call that GuestbookSpec, say"#]],
+        &expect![
+            "Sail: a struct with the name of its kind is the object itself and has a field `metadata: ObjectMeta`; a spec is called GuestbookSpec, say"
+        ],
+    );
+    refused(
+        r#"#[kube(group = "harbour.dev", version = "v1", kind = "Sail", status = "SailStatus")] struct Sail { metadata: ObjectMeta }"#,
+        &expect![[
+            r#""SailStatus": the object itself has its status: give it a field `status: Option<...>` of this type"#
+        ]],
     );
     refused(
         r#"#[kube(group = "harbour.dev", version = "v1", kind = "Sail")] enum SailSpec { A }"#,
@@ -56,11 +64,28 @@ fn a_kind_needs_its_names() {
 }
 
 #[test]
+fn columns_in_one_list_are_looked_at_as_those_by_themselves() {
+    let with = |columns: &str| with_kube(&format!("printcolumns({columns})"));
+    refused(
+        &with(r#"("Area", "text", ".spec.area")"#),
+        &expect![[r#""text": not a column's type: integer, number, string, boolean, date"#]],
+    );
+    refused(
+        &with(r#"("A", "string", ".a"), ("B", "string", "b")"#),
+        &expect![[r#""b": a path begins with a dot: ".spec.color""#]],
+    );
+    refused(
+        &with(r#"("A", "string", ".a", width = 3)"#),
+        &expect!["width: not known here: priority, description, format"],
+    );
+}
+
+#[test]
 fn what_is_not_known_is_named() {
     refused(
         &with_kube("shortnames = \"s\""),
         &expect![
-            "shortnames: not known here: group, version, kind, plural, singular, namespaced, status, root, doc, shortname, category, printcolumn, scale, selectable, derive, label, annotation, validation, storage, served, deprecated"
+            "shortnames: not known here: group, version, kind, plural, singular, namespaced, status, root, doc, shortname, category, printcolumn, printcolumns, scale, selectable, derive, label, annotation, validation, storage, served, deprecated"
         ],
     );
     refused(
@@ -115,7 +140,9 @@ fn versions_differ_from_something_at_some_place() {
     );
     refused(
         &versions(r#"hub = "v1::Sail", added("spec.b")"#),
-        &expect![[r#""spec.b": a place is a JSON pointer below /spec or /status: "/spec/message""#]],
+        &expect![[
+            r#""spec.b": a place is a JSON pointer to what a kind has beside its metadata: "/spec/message""#
+        ]],
     );
 }
 

@@ -12,7 +12,7 @@ use windlass::{CustomResource, Schema};
     kind = "PartKind",
     namespaced,
     status = "PartKindStatus",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
+    printcolumns(("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"))
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PartKindSpec {

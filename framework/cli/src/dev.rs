@@ -166,9 +166,21 @@ impl Stage {
         }
         let child = command.spawn().with_context(|| program.display().to_string())?;
         println!("dev     {} runs", description.name);
+        if let Some(address) = admin(&options.args).filter(|_| description.metrics.is_none()) {
+            println!("dev     what it does just now: curl http://{address}/diagnostics");
+            println!("dev     and what an object waits for: windlass why KIND/NAME --admin {address}");
+        }
         *running = Some(Running { child });
         Ok(())
     }
+}
+
+/// Where the operator is told to serve what it does.
+fn admin(args: &[String]) -> Option<&str> {
+    let after = args.iter().position(|arg| arg == "--admin").and_then(|at| args.get(at + 1));
+    let address = args.iter().find_map(|arg| arg.strip_prefix("--admin="));
+    // Port 0 is another one each time.
+    address.or(after.map(String::as_str)).filter(|address| !address.ends_with(":0"))
 }
 
 /// An operator that runs.
@@ -186,5 +198,23 @@ impl Running {
         if tokio::time::timeout(END_WITHIN, self.child.wait()).await.is_err() {
             let _ = self.child.kill().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_server_is_found_among_the_arguments() {
+        let found = |args: &str| {
+            let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+            admin(&args).map(str::to_owned)
+        };
+        assert_eq!(found("--leader-elect --admin=127.0.0.1:8080").as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(found("--admin 127.0.0.1:8080 --leader-elect").as_deref(), Some("127.0.0.1:8080"));
+        assert_eq!(found("--admin=127.0.0.1:0"), None);
+        assert_eq!(found("--admin"), None);
+        assert_eq!(found(""), None);
     }
 }

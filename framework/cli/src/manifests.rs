@@ -3,6 +3,7 @@
 
 mod helm;
 mod kustomize;
+mod monitoring;
 mod olm;
 
 use std::{
@@ -17,6 +18,8 @@ use serde_json::{Value, json};
 use windlass::{Description, Endpoint};
 
 use crate::{output, project::Project, rbac};
+
+use monitoring::Extra;
 
 /// Where health and metrics are served in the pod.
 const ADMIN: u16 = 8080;
@@ -39,6 +42,12 @@ pub(crate) struct Options {
     /// The operator's version; by default the package's
     #[arg(long)]
     version: Option<String>,
+    /// The namespaces that it watches, with commas; its rights are Roles there. By default what its code says, or all
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    watch_namespace: Vec<String>,
+    /// What is to watch over it, too: several with commas
+    #[arg(long = "with", value_name = "EXTRAS", value_enum, value_delimiter = ',')]
+    extras: Vec<Extra>,
     /// Write into this folder; plain objects are printed without it
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -67,18 +76,20 @@ struct Shipment {
     namespace: String,
     replicas: u32,
     version: String,
+    extras: Vec<Extra>,
 }
 
 /// Files by their paths.
 type Files = BTreeMap<String, String>;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let description = options.project.describe()?;
+    let description = options.project.describe_watching(&options.watch_namespace)?;
     let image = options.image.clone();
     ensure!(!image.is_empty() && !image.contains(char::is_whitespace), "{image:?} is no image");
     let version = options.version.clone().unwrap_or_else(|| options.project.version());
     let namespace = options.namespace.clone().unwrap_or_else(|| description.name.clone());
-    let shipment = Shipment { description, image, namespace, replicas: options.replicas, version };
+    let (replicas, extras) = (options.replicas, options.extras.clone());
+    let shipment = Shipment { description, image, namespace, replicas, version, extras };
     let files = match options.format {
         Format::Plain => Files::from([("operator.yaml".to_owned(), output::documents(&shipment.plain()?)?)]),
         Format::Kustomize => kustomize::files(&shipment)?,
@@ -119,6 +130,7 @@ impl Shipment {
         all.extend(self.rights()?);
         all.push(self.deployment());
         all.extend(self.services());
+        all.extend(self.monitoring());
         all.extend(self.asking());
         Ok(all)
     }
@@ -172,6 +184,13 @@ impl Shipment {
         rbac::objects(&self.description, &self.namespace)
     }
 
+    /// What lets somebody read protected metrics.
+    fn readers(&self) -> anyhow::Result<Vec<Value>> {
+        let all = self.rights()?;
+        let reads = |object: &Value| object["rules"][0]["nonResourceURLs"].is_array();
+        Ok(all.into_iter().filter(reads).collect())
+    }
+
     fn labels(&self) -> Value {
         json!({ "app.kubernetes.io/name": self.description.name })
     }
@@ -190,8 +209,16 @@ impl Shipment {
         let probe = |path: &str| json!({ "httpGet": { "path": path, "port": "admin" } });
         let mut ports = vec![json!({ "name": "admin", "containerPort": ADMIN })];
         let (mut volumes, mut mounts) = (Vec::new(), Vec::new());
-        for (at, endpoint) in self.description.webhooks.iter().enumerate() {
-            let name = if at == 0 { "webhooks".to_owned() } else { format!("webhooks-{at}") };
+        let mut args =
+            vec!["run".to_owned(), "--leader-elect".to_owned(), format!("--admin=0.0.0.0:{ADMIN}")];
+        let name = |(at, _): &(usize, &Endpoint)| match at {
+            0 => "webhooks".to_owned(),
+            more => format!("webhooks-{more}"),
+        };
+        let webhooks = self.description.webhooks.iter().enumerate().map(|each| (name(&each), each.1));
+        let metrics = self.description.metrics.iter().map(|endpoint| ("metrics".to_owned(), endpoint));
+        args.extend(metrics.clone().map(|(_, endpoint)| format!("--metrics=0.0.0.0:{}", endpoint.listens)));
+        for (name, endpoint) in webhooks.chain(metrics) {
             ports.push(json!({ "name": name, "containerPort": endpoint.listens }));
             if let Some(dir) = &endpoint.certificates {
                 // As cert-manager would write it.
@@ -203,7 +230,7 @@ impl Shipment {
         let mut container = json!({
             "name": "operator",
             "image": self.image,
-            "args": ["run", "--leader-elect", format!("--admin=0.0.0.0:{ADMIN}")],
+            "args": args,
             "ports": ports,
             "livenessProbe": probe("/livez"),
             "readinessProbe": probe("/readyz"),
@@ -229,6 +256,10 @@ impl Shipment {
                 },
             },
         });
+        let watched = &self.description.watch_namespaces;
+        if !watched.is_empty() {
+            container["env"] = json!([{ "name": "WATCH_NAMESPACE", "value": watched.join(",") }]);
+        }
         if !mounts.is_empty() {
             container["volumeMounts"] = mounts.into();
             spec["template"]["spec"]["volumes"] = volumes.into();

@@ -43,6 +43,15 @@ impl Project {
         Ok(read)
     }
 
+    /// The same, of an operator that is to watch these namespaces, if there are any.
+    pub(crate) fn describe_watching(&self, namespaces: &[String]) -> anyhow::Result<Description> {
+        let description = self.describe()?;
+        if namespaces.is_empty() {
+            return Ok(description);
+        }
+        description.watching(&namespaces.join(",")).map_err(anyhow::Error::msg)
+    }
+
     fn run(&self) -> anyhow::Result<String> {
         let dir = self.project.display();
         check(&self.project)?;

@@ -5,6 +5,7 @@
 //! Nothing is changed.
 
 mod fetch;
+mod operator;
 mod pods;
 mod report;
 
@@ -26,7 +27,7 @@ pub(crate) struct Options {
     namespace: Option<String>,
     #[command(flatten)]
     cluster: Cluster,
-    /// Where an operator serves health and metrics: what it fails at is told, too
+    /// Where an operator serves health and metrics: what it fails at, and what it does just now, is told, too
     #[arg(long, value_name = "HOST:PORT")]
     admin: Option<String>,
     #[arg(short, long, value_enum, default_value_t)]
@@ -44,6 +45,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(address) = &options.admin {
         facts.failures =
             fetch::failures(address).await.with_context(|| format!("the operator at {address}"))?;
+        facts.doing = fetch::diagnostics(address).await;
     }
     let report = report::Report::new(&facts, windlass::clock::now());
     match options.output {

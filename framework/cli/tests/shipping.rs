@@ -2,6 +2,7 @@
 //! `framework/examples`; `rigger.json` is what its `describe` prints.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -251,9 +252,24 @@ fn a_bundle_asks_for_the_same_rights() {
     let version = &documents(&read("manifests/rigger.clusterserviceversion.yaml"))[0];
     assert_eq!(version["metadata"]["name"], "rigger.v1.2.3");
     let install = &version["spec"]["install"]["spec"];
-    assert_eq!(install["clusterPermissions"][0]["rules"], of("ClusterRole")["rules"]);
-    assert_eq!(install["permissions"][0]["rules"], of("Role")["rules"]);
-    assert_eq!(install["deployments"][0]["spec"], of("Deployment")["spec"]);
+    // OLM makes Roles of these where it watches, and ClusterRoles where that is everywhere.
+    let rules = [of("ClusterRole"), of("Role")].map(|role| role["rules"].as_array().unwrap().clone());
+    let mut asked = install["permissions"][0]["rules"].as_array().unwrap().clone();
+    asked.retain(|rule| {
+        *rule != json!({ "apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"] })
+    });
+    let without_events = |rule: &Value| rule["resources"] != json!(["events"]);
+    let rules: Vec<Value> = rules.concat().into_iter().filter(without_events).collect();
+    let text = |rules: &[Value]| rules.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    assert_eq!(text(&asked), text(&rules));
+    assert_eq!(install["clusterPermissions"], json!([]));
+    let modes = version["spec"]["installModes"].as_array().unwrap();
+    assert!(modes.iter().all(|mode| mode["supported"] == true), "{modes:?}");
+    let mut deployment = of("Deployment")["spec"].clone();
+    let target = json!({ "fieldRef": { "fieldPath": "metadata.annotations['olm.targetNamespaces']" } });
+    deployment["template"]["spec"]["containers"][0]["env"] =
+        json!([{ "name": "WATCH_NAMESPACE", "valueFrom": target }]);
+    assert_eq!(install["deployments"][0]["spec"], deployment);
     assert_eq!(version["spec"]["customresourcedefinitions"]["owned"][0]["name"], "sails.harbour.dev");
     assert_eq!(documents(&read("manifests/sails.harbour.dev.yaml")), [definition()]);
     let annotations = read("metadata/annotations.yaml");
@@ -261,6 +277,43 @@ fn a_bundle_asks_for_the_same_rights() {
         let (label, value) = line.split_once('=').unwrap();
         assert!(annotations.contains(&format!("{label}: {value}")), "{line}: {annotations}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_of_some_namespaces_has_roles_there_and_nowhere_else() {
+    let dir = folder("watching");
+    let printed = documents(&rigger(&dir, "rbac --namespace port --watch-namespace sea,lake"));
+    let line = |o: &Value| {
+        let place = o["metadata"]["namespace"].as_str().unwrap_or("-");
+        format!("{} {place}", o["kind"].as_str().unwrap())
+    };
+    expect![[r#"
+        ServiceAccount port
+        Role lake
+        RoleBinding lake
+        Role port
+        RoleBinding port
+        Role sea
+        RoleBinding sea"#]]
+    .assert_eq(&printed.iter().map(line).collect::<Vec<_>>().join("\n"));
+    assert_eq!(printed[1]["rules"], printed[5]["rules"]);
+    assert_eq!(printed[1]["rules"].as_array().unwrap().len(), 5);
+    let subject = json!([{ "kind": "ServiceAccount", "name": "rigger", "namespace": "port" }]);
+    assert_eq!(printed[2]["subjects"], subject);
+
+    let all =
+        documents(&rigger(&dir, &format!("manifests {IMAGE} --namespace port --watch-namespace sea,lake")));
+    assert!(all.iter().all(|object| object["kind"] != "ClusterRole"));
+    let deployment = all.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["env"], json!([{ "name": "WATCH_NAMESPACE", "value": "lake,sea" }]));
+
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rigger.json");
+    let wrong = format!("rbac --watch-namespace Sea --description {}", file.display());
+    let (code, _, err) = windlass(&dir, &wrong);
+    let sentence = "windlass: --watch-namespace names the namespace \"Sea\", which is none: names have lower-case \
+                    letters, digits and '-' alone, begin and end with a letter or digit, and have 63 characters at most\n";
+    assert_eq!((code, err.as_str()), (1, sentence));
 }
 
 /// An operator with hooks of each sort, a policy and two versions; a folder for certificates if it is told so.
@@ -360,6 +413,12 @@ async fn each_format_leads_to_the_webhooks() {
         assert_eq!(read(definition)[0]["spec"].get("conversion"), None, "{definition}");
     }
     assert_eq!(read("olm/manifests/judge-hooks.service.yaml")[0]["kind"], "Service");
+    // Where versions are converted, OLM takes operators of the whole cluster alone.
+    let version = &read("olm/manifests/judge.clusterserviceversion.yaml")[0];
+    let modes = version["spec"]["installModes"].as_array().unwrap();
+    let supported: Vec<&Value> =
+        modes.iter().filter(|m| m["supported"] == true).map(|m| &m["type"]).collect();
+    assert_eq!(supported, ["AllNamespaces"]);
 }
 
 #[test]

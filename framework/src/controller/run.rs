@@ -1,12 +1,15 @@
 //! A controller at work: caches, triggers, sources and workers, from start to stop.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
-use super::{Controller, Reconcile, Wiring, triggers::Kept};
+use super::{Controller, Reconcile, Status, Wiring, triggers::Kept};
 use crate::{
     BoxError, Delta, Informer, Informers, Key, Object, Place, Rules, RunCx, Runnable, Subscription, Verbs,
     loops::Loops,
@@ -30,8 +33,7 @@ pub(super) struct Built<K: Object, R> {
 
 impl<K: Object, R: Reconcile<K>> Built<K, R> {
     pub(super) fn new(controller: Controller<K>, reconcile: R) -> Self {
-        let parts = controller.scope.namespaces.len();
-        let selection = controller.shards.as_ref().and_then(|(shards, by)| shards.selection(*by, parts));
+        let selection = controller.shards.as_ref().and_then(|(shards, by)| shards.selection(*by));
         Self { controller, reconcile: Arc::new(reconcile), kept: Mutex::default(), selection }
     }
 }
@@ -42,6 +44,10 @@ where
 {
     fn name(&self) -> &str {
         self.controller.name
+    }
+
+    fn controller(&self) -> Option<&str> {
+        Some(self.controller.name)
     }
 
     fn needs_leader(&self) -> bool {
@@ -80,6 +86,7 @@ where
     async fn turn(&self, cx: RunCx) -> Result<(), BoxError> {
         let (controller, loops) = (&self.controller, Arc::new(Loops::default()));
         let queue = self.open_queue(&cx);
+        let status = self.status(&cx, &queue);
         let wiring = Wiring {
             informers: &cx.informers,
             queue: &queue,
@@ -109,15 +116,15 @@ where
             recorder: cx.recorder(controller.component),
             timeout: controller.timeout,
             hold: controller.hold,
-            metrics: cx.metrics.controller(controller.name),
-            failing: cx.metrics.failing().clone(),
+            status: status.clone(),
             loops: loops.clone(),
             gate,
             cluster: cx.cluster.clone(),
             turns: AtomicU64::new(1),
             holds: Mutex::default(),
         });
-        pool.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));
+        status.metrics.max.set(i64::try_from(controller.workers).unwrap_or(i64::MAX));
+        status.started.store(true, Ordering::Relaxed);
         // Dropped, and so ended, before the queue is shut.
         let sources = self.start_sources(&cx, &wiring, &informer);
         let mut workers = JoinSet::new();
@@ -130,6 +137,22 @@ where
         while workers.join_next().await.is_some() {}
         *self.kept.lock() = wires.into_iter().map(|wire| wire.keep).collect();
         Ok(())
+    }
+
+    /// What is told of this run to who asks for diagnostics.
+    fn status(&self, cx: &RunCx, queue: &SharedQueue) -> Arc<Status> {
+        let status = Arc::new(Status {
+            name: self.controller.name,
+            workers: self.controller.workers,
+            queue: queue.clone(),
+            metrics: cx.metrics.controller(self.controller.name),
+            failing: cx.metrics.failing().clone(),
+            started: AtomicBool::new(false),
+            held: Mutex::default(),
+        });
+        let asked = Arc::downgrade(&status);
+        cx.metrics.board().controller(move || asked.upgrade().map(|status| status.state()));
+        status
     }
 
     /// What lets through this replica's keys alone, if keys are shared.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 /// What the program is to do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Command {
     Run(Flags),
     /// Print the description; for tools, and not in the help.
@@ -12,13 +12,33 @@ pub(super) enum Command {
 }
 
 /// How it runs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Flags {
     pub(super) kubeconfig: Option<PathBuf>,
     pub(super) context: Option<String>,
     pub(super) namespace: Option<String>,
+    pub(super) watch_namespace: Option<String>,
     pub(super) leader_elect: bool,
     pub(super) admin: Option<SocketAddr>,
+    pub(super) metrics: Option<SocketAddr>,
+    pub(super) qps: Option<f64>,
+    pub(super) burst: Option<u32>,
+}
+
+/// What is sent at once where only the rate was said; client-go's.
+const BURST: u32 = 10;
+/// The rate where only the burst was said; client-go's.
+const QPS: f64 = 5.0;
+
+impl Flags {
+    /// The limit on requests, if there is one: what is said here comes before what the code says.
+    pub(super) fn limit(&self, code: Option<(f64, u32)>) -> Option<(f64, u32)> {
+        if self.qps.is_none() && self.burst.is_none() {
+            return code;
+        }
+        let (qps, burst) = code.unwrap_or((QPS, BURST));
+        Some((self.qps.unwrap_or(qps), self.burst.unwrap_or(burst)))
+    }
 }
 
 /// What `--help` prints.
@@ -30,7 +50,13 @@ pub(super) fn help(name: &str) -> String {
   --context NAME     a context of the kubeconfig
   --leader-elect     work only while holding the lease {name}
   --namespace NAME   where the lease is; by default the namespace of the pod or of the context
-  --admin ADDRESS    serve /healthz, /readyz, /metrics and /failing, such as on 0.0.0.0:8080
+  --watch-namespace NAMES
+                     watch these namespaces, as in a,b; by default those of WATCH_NAMESPACE, and all if that is not set
+  --admin ADDRESS    serve /healthz, /readyz, /metrics, /failing and /diagnostics, such as on 0.0.0.0:8080
+  --metrics ADDRESS  serve protected metrics, such as on 0.0.0.0:8443; --admin shows health alone where there are any
+  --kube-api-qps N   send at most N requests a second to the API server; by default as many as it takes
+  --kube-api-burst N
+                     and N at once after a rest
   -h, --help         print this
 "
     )
@@ -60,7 +86,11 @@ pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
             "--kubeconfig" => flags.kubeconfig = Some(value()?.into()),
             "--context" => flags.context = Some(value()?),
             "--namespace" => flags.namespace = Some(value()?),
-            "--admin" => flags.admin = Some(address(&value()?)?),
+            "--watch-namespace" => flags.watch_namespace = Some(value()?),
+            "--admin" => flags.admin = Some(address(flag, &value()?, 8080)?),
+            "--metrics" => flags.metrics = Some(address(flag, &value()?, 8443)?),
+            "--kube-api-qps" => flags.qps = Some(above_zero(flag, &value()?)?),
+            "--kube-api-burst" => flags.burst = Some(above_zero(flag, &value()?)?),
             "--leader-elect" => flags.leader_elect = yes(given.as_deref())?,
             _ => return Err(format!("{arg:?} is no argument of this program; --help lists them")),
         }
@@ -68,8 +98,14 @@ pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Command, S
     Ok(if describe { Command::Describe } else { Command::Run(flags) })
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("--admin needs an address such as 0.0.0.0:8080, and {text:?} is none"))
+fn address(flag: &str, text: &str, port: u16) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("{flag} needs an address such as 0.0.0.0:{port}, and {text:?} is none");
+    text.parse().map_err(wrong)
+}
+
+fn above_zero<N: std::str::FromStr + PartialOrd + Default>(flag: &str, text: &str) -> Result<N, String> {
+    let number = text.parse::<N>().ok().filter(|number| *number > N::default());
+    number.ok_or_else(|| format!("{flag} needs a number above 0, and {text:?} is none"))
 }
 
 fn yes(text: Option<&str>) -> Result<bool, String> {
@@ -93,36 +129,44 @@ mod tests {
         let flags = Flags {
             kubeconfig: Some("a/b".into()),
             namespace: Some("sea".into()),
+            watch_namespace: Some("a,b".into()),
             leader_elect: true,
             admin: Some(([127, 0, 0, 1], 80).into()),
+            metrics: Some(([127, 0, 0, 1], 81).into()),
             ..Flags::default()
         };
         let both = [
-            "--kubeconfig a/b --namespace sea --admin 127.0.0.1:80 --leader-elect",
-            "--kubeconfig=a/b --namespace=sea --admin=127.0.0.1:80 --leader-elect=true",
+            "--kubeconfig a/b --namespace sea --watch-namespace a,b --admin 127.0.0.1:80 --metrics 127.0.0.1:81 --leader-elect",
+            "--kubeconfig=a/b --namespace=sea --watch-namespace=a,b --admin=127.0.0.1:80 --metrics=127.0.0.1:81 --leader-elect=true",
         ];
         for text in both {
             assert_eq!(parsed(&format!("run {text}")), parsed(text));
-            assert_eq!(parsed(text), Ok(Command::Run(flags_of(&flags))));
+            assert_eq!(parsed(text), Ok(Command::Run(flags.clone())));
         }
         assert_eq!(parsed(""), Ok(Command::Run(Flags::default())));
         assert_eq!(parsed("describe"), Ok(Command::Describe));
         assert_eq!(parsed("run --help"), Ok(Command::Help));
     }
 
-    fn flags_of(flags: &Flags) -> Flags {
-        Flags {
-            kubeconfig: flags.kubeconfig.clone(),
-            namespace: flags.namespace.clone(),
-            context: None,
-            ..*flags
-        }
+    #[test]
+    fn a_limit_is_of_the_arguments_before_it_is_of_the_code() {
+        let limit = |text: &str, code| match parsed(text).unwrap() {
+            Command::Run(flags) => flags.limit(code),
+            _ => None,
+        };
+        assert_eq!(limit("", None), None);
+        assert_eq!(limit("", Some((1.5, 2))), Some((1.5, 2)));
+        assert_eq!(limit("--kube-api-qps 20", None), Some((20.0, 10)));
+        assert_eq!(limit("--kube-api-burst 30", Some((1.5, 2))), Some((1.5, 30)));
     }
 
     #[test]
     fn a_wrong_argument_is_named() {
         let table = [
             ("--admin 80", "--admin needs an address such as 0.0.0.0:8080, and \"80\" is none"),
+            ("--kube-api-qps 0", "--kube-api-qps needs a number above 0, and \"0\" is none"),
+            ("--kube-api-burst=-3", "--kube-api-burst needs a number above 0, and \"-3\" is none"),
+            ("--metrics=x", "--metrics needs an address such as 0.0.0.0:8443, and \"x\" is none"),
             ("--kubeconfig", "--kubeconfig needs a value"),
             ("--leader-elect=perhaps", "--leader-elect is true or false, and not \"perhaps\""),
             ("--frobnicate", "\"--frobnicate\" is no argument of this program; --help lists them"),

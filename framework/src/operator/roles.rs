@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef, Subject},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject},
 };
 use kube::{
     Resource,
@@ -16,10 +16,11 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 
 impl Description {
     /// The service account that the operator runs as in a namespace, and the roles that it needs, bound to it; all named
-    /// as the operator is. What is needed in some namespaces only is a Role there.
+    /// as the operator is. What is needed in some namespaces only is a Role there. Where metrics are protected, there are
+    /// ClusterRoles for those who read them, too, bound to nobody.
     #[must_use]
     pub fn rbac(&self, namespace: &str) -> Vec<DynamicObject> {
-        let rules = self.rules.at_home(namespace);
+        let rules = self.rules.at_home(namespace).within(&self.watch_namespaces);
         let mut objects = vec![object(&ServiceAccount {
             metadata: self.meta(Some(namespace)),
             ..ServiceAccount::default()
@@ -46,7 +47,27 @@ impl Description {
                 }
             }
         }
+        objects.extend(self.readers());
         objects
+    }
+
+    /// What lets somebody read protected metrics, as kubebuilder's `metrics-reader` does, and the other pages.
+    fn readers(&self) -> Vec<DynamicObject> {
+        if self.metrics.is_none() {
+            return Vec::new();
+        }
+        let reader = |who: &str, paths: Vec<String>| {
+            let mut metadata = self.meta(None);
+            metadata.name = Some(format!("{}-{who}-reader", self.name));
+            let rule = PolicyRule {
+                non_resource_urls: Some(paths),
+                verbs: vec!["get".to_owned()],
+                ..PolicyRule::default()
+            };
+            object(&ClusterRole { metadata, rules: Some(vec![rule]), aggregation_rule: None })
+        };
+        let diagnostics = crate::admin::diagnostic_paths().map(str::to_owned).collect();
+        vec![reader("metrics", vec!["/metrics".to_owned()]), reader("diagnostics", diagnostics)]
     }
 
     /// The user that the operator is to the API server, when it runs in a namespace with what [`Description::rbac`] made.

@@ -53,6 +53,8 @@ impl Inner {
         let random = cx.random.fork(&format!("shards {}", self.lease.identity));
         let leases = cx.informers.get::<Record>(self.scope());
         self.core.lock().metrics = Some(cx.metrics.shards(&self.lease.name));
+        let me = self.me.clone();
+        cx.metrics.board().shards(&self.lease.name, move || me.upgrade().map(|inner| inner.state()));
         let api = Api::<Record>::namespaced(cx.informers.client().clone(), &self.lease.namespace);
         tokio::select! {
             biased;

@@ -31,15 +31,20 @@ struct State {
 }
 
 impl Selection {
-    /// Nothing yet; `told` is called when a list is complete. `parts` is how many watches there are.
-    pub(crate) fn new(parts: usize, told: impl Fn() + Send + Sync + 'static) -> Self {
-        let state = State { listed: vec![0; parts.max(1)], ..State::default() };
+    /// Nothing yet; `told` is called when a list is complete.
+    pub(crate) fn new(told: impl Fn() + Send + Sync + 'static) -> Self {
+        let state = State { listed: vec![0], ..State::default() };
         Self(Arc::new(Inner { state: Mutex::new(state), version: Signal::new(1), told: Box::new(told) }))
     }
 
     /// Unlike that of every other selection that is in use.
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
+    }
+
+    /// Says how many watches ask for it, none of which has listed anything yet.
+    pub(crate) fn spans(&self, parts: usize) {
+        self.0.state.lock().listed = vec![0; parts.max(1)];
     }
 
     /// Asks for these slots from now on.
@@ -140,7 +145,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_asked_for_is_listed_anew_where_it_is_served() {
-        let selection = Selection::new(2, || {});
+        let selection = Selection::new(|| {});
+        selection.spans(2);
         let one = || {
             let mut slots = Slots::default();
             slots.insert(7);

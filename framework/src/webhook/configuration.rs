@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 use super::{
     Webhooks,
     answer::{Handler, Role},
-    certificates::Origin,
 };
 use crate::{BoxError, custom::Kind};
 
@@ -46,7 +45,7 @@ impl Webhooks {
 
     fn metadata(&self, name: &str) -> Value {
         let mut metadata = json!({ "name": name });
-        if let Origin::Folder { injected: Some(certificate), .. } = &self.certificates.0 {
+        if let Some(certificate) = self.certificates.injected() {
             metadata["annotations"] = json!({ "cert-manager.io/inject-ca-from": certificate });
         }
         metadata

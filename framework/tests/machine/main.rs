@@ -4,6 +4,7 @@ mod clusters;
 mod controllers;
 mod daemons;
 mod dependents;
+mod diagnostics;
 mod fake;
 mod informers;
 mod leases;

@@ -8,9 +8,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret};
 use kube::api::{Api, ListParams, ObjectMeta};
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::time::Instant;
 use windlass::{
-    Action, Controller, Error, EventType, Finalized, Metrics, Operator, Request, Runnable, Scope, Verbs,
-    random::Source,
+    Action, Controller, Error, EventType, Finalized, Key, Lease, Metrics, Operator, Request, Rules, Runnable,
+    Scope, Verbs, random::Source,
 };
 
 use crate::{
@@ -74,7 +75,7 @@ impl Runnable for Shared {
         self.0.name()
     }
 
-    fn needs(&self, rules: &mut windlass::Rules) {
+    fn needs(&self, rules: &mut Rules) {
         self.0.needs(rules);
     }
 
@@ -176,4 +177,47 @@ async fn reading_is_held_to_rules_even_where_the_server_would_allow_it() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!late.is_synced());
     assert!(fake.log().iter().all(|line| !line.starts_with(Method::GET.as_str())), "{:?}", fake.log());
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_are_held_to_a_rate_and_watches_and_leases_go_on() {
+    let fake = Fake::new();
+    let map = |name: &str| format!("/api/v1/namespaces/default/configmaps/{name}");
+    fake.put(&map("a"), json!({}));
+    let operator = Operator::new("slow").qps(10.0, 5).with(|manager| {
+        let mut rules = Rules::default();
+        rules.allow::<ConfigMap>(&Scope::all(), Verbs::GET);
+        manager.needs(&rules);
+    });
+    let lease = Lease::new("default", "slow", "me");
+    let manager = operator.manager(fake.client(), Source::seeded(1)).leader_election(lease);
+    let informer = manager.informers().get::<ConfigMap>(Scope::all());
+    let manager = manager.build();
+    let (client, metrics) = (manager.client().clone(), manager.metrics().clone());
+    informer.synced().await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let key = Key::new(Some("default"), "a");
+    let begun = Instant::now();
+    let burst = futures::future::join_all((0..25).map(|_| client.live::<ConfigMap>(&key)));
+    let _running = run(manager);
+    assert!(burst.await.into_iter().all(|found| found.unwrap().is_some()));
+    assert_eq!(begun.elapsed().as_millis(), 2000, "five at once, and twenty at ten a second");
+    let text = metrics.render();
+    let waited = |line: &str| text.lines().any(|l| l == line);
+    // The watch of the cache counted once, when it began.
+    assert!(waited("rest_client_rate_limiter_duration_seconds_count{verb=\"GET\"} 26"), "{text}");
+    assert!(
+        waited("leader_election_master_status{name=\"slow\"} 1"),
+        "the lease was taken meanwhile: {text}"
+    );
+
+    // What a watch brings is no request: a thousand changes take no time, while nobody has a token left.
+    let spent = tokio::spawn(async move {
+        futures::future::join_all((0..50).map(|_| client.live::<ConfigMap>(&key))).await;
+    });
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    (0..1000).for_each(|n| drop(fake.put(&map(&format!("b-{n}")), json!({}))));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(informer.lister().len(), 1001);
+    assert!(!spent.is_finished());
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use windlass::{CustomResource, Schema};
 
 /// Which objects have to carry what.
-#[allow(clippy::duplicated_attributes, reason = "two columns of one type")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "example.com",
@@ -17,9 +16,11 @@ use windlass::{CustomResource, Schema};
     status = "TemplateNameStatus",
     // Its name is a part of an annotation, and of a field manager.
     validation("self.metadata.name.size() <= 63", message = "a name has 63 characters at most"),
-    printcolumn(name = "Objects", type_ = "integer", json_path = ".status.objects"),
-    printcolumn(name = "Carrying", type_ = "integer", json_path = ".status.carrying"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
+    printcolumns(
+        ("Objects", "integer", ".status.objects"),
+        ("Carrying", "integer", ".status.carrying"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status")
+    )
 )]
 #[windlass(validation("has(self.labels) || has(self.annotations)", message = "asks for nothing"))]
 #[serde(rename_all = "camelCase")]

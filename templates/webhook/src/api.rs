@@ -14,8 +14,10 @@ use windlass::{CustomResource, Schema};
     namespaced,
     doc = "An image that runs in so many replicas.",
     status = "TemplateNameStatus",
-    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
+    printcolumns(
+        ("Wanted", "integer", ".spec.replicas"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status")
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct TemplateNameSpec {

@@ -20,7 +20,7 @@ pub(crate) fn twins(
     for field in &data.fields {
         fields.extend(optional(field)?);
     }
-    let cases = serde(&input.attrs, &["rename_all"])?.unwrap_or_default().attrs;
+    let cases = cases(&input.attrs)?;
     let doc = format!("What is applied of a {}.", input.ident);
     let mut parts = vec![(format_ident!("spec"), "spec", quote! { #spec })];
     parts.extend(status.map(|status| (format_ident!("status"), "status", quote! { #status })));
@@ -40,7 +40,7 @@ pub(crate) fn twins(
         #[doc = #doc]
         #[derive(Clone, Debug, Default, ::windlass::private::serde::Serialize)]
         #[serde(crate = "::windlass::private::serde")]
-        #cases
+        #(#cases)*
         #[allow(missing_docs)]
         #vis struct #spec { #(#fields),* }
 
@@ -48,8 +48,13 @@ pub(crate) fn twins(
     })
 }
 
+/// How the names of a struct are spelled.
+pub(crate) fn cases(attrs: &[Attribute]) -> Result<Vec<Attribute>> {
+    Ok(serde(attrs, &["rename_all"])?.unwrap_or_default().attrs)
+}
+
 /// A field that may be left out; `None` for one that is never sent.
-fn optional(field: &Field) -> Result<Option<TokenStream>> {
+pub(crate) fn optional(field: &Field) -> Result<Option<Field>> {
     let (vis, ident) = (&field.vis, &field.ident);
     let Some(Kept { attrs, is_flat }) = serde(&field.attrs, &["rename", "flatten"])? else { return Ok(None) };
     let docs = field.attrs.iter().filter(|attr| attr.path().is_ident("doc"));
@@ -60,12 +65,12 @@ fn optional(field: &Field) -> Result<Option<TokenStream>> {
     };
     // What is spread out has no name of its own to leave out.
     let skip = (!is_flat).then(|| quote! { #[serde(skip_serializing_if = "Option::is_none")] });
-    Ok(Some(quote! { #(#docs)* #attrs #skip #vis #ident: #type_ }))
+    Ok(Some(syn::parse_quote! { #(#docs)* #(#attrs)* #skip #vis #ident: #type_ }))
 }
 
 #[derive(Default)]
 struct Kept {
-    attrs: TokenStream,
+    attrs: Vec<Attribute>,
     is_flat: bool,
 }
 
@@ -86,7 +91,7 @@ fn serde(attrs: &[Attribute], keep: &[&str]) -> Result<Option<Kept>> {
                 syn::parenthesized!(content in meta.input);
                 let inner: TokenStream = content.parse()?;
                 if wanted {
-                    kept.attrs.extend(quote! { #[serde(#path(#inner))] });
+                    kept.attrs.push(syn::parse_quote! { #[serde(#path(#inner))] });
                 }
                 return Ok(());
             }
@@ -96,7 +101,7 @@ fn serde(attrs: &[Attribute], keep: &[&str]) -> Result<Option<Kept>> {
             };
             let value = value.map(|value| quote! { = #value });
             if wanted {
-                kept.attrs.extend(quote! { #[serde(#path #value)] });
+                kept.attrs.push(syn::parse_quote! { #[serde(#path #value)] });
             }
             Ok(())
         })?;

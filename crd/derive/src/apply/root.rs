@@ -34,10 +34,7 @@ impl Root<'_> {
             }
         });
         let compares = self.compares.then(|| quote! { PartialEq });
-        let (arguments, namespace) = match self.is_namespaced {
-            true => (quote! { name: &str, namespace: &str }, quote! { Some(namespace.to_owned()) }),
-            false => (quote! { name: &str }, quote! { None }),
-        };
+        let new = new(vis, self.is_namespaced);
         quote! {
             #[doc = #doc]
             #[derive(Clone, Debug, Default, #compares)]
@@ -49,15 +46,7 @@ impl Root<'_> {
 
             #[allow(dead_code)]
             impl #name {
-                /// Nothing yet of the object of this name.
-                #vis fn new(#arguments) -> Self {
-                    let metadata = ::windlass::private::ObjectMeta {
-                        name: Some(name.to_owned()),
-                        namespace: #namespace,
-                        ..::std::default::Default::default()
-                    };
-                    Self { metadata, ..::std::default::Default::default() }
-                }
+                #new
             }
 
             #[automatically_derived]
@@ -84,6 +73,25 @@ impl Root<'_> {
                     &self.metadata
                 }
             }
+        }
+    }
+}
+
+/// The function that begins one.
+pub(crate) fn new(vis: &Visibility, is_namespaced: bool) -> TokenStream {
+    let (arguments, namespace) = match is_namespaced {
+        true => (quote! { name: &str, namespace: &str }, quote! { Some(namespace.to_owned()) }),
+        false => (quote! { name: &str }, quote! { None }),
+    };
+    quote! {
+        /// Nothing yet of the object of this name.
+        #vis fn new(#arguments) -> Self {
+            let metadata = ::windlass::private::ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: #namespace,
+                ..::std::default::Default::default()
+            };
+            Self { metadata, ..::std::default::Default::default() }
         }
     }
 }

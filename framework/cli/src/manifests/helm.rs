@@ -17,6 +17,9 @@ const MARKS: [(&str, &str); 4] = [
     ("windlass-mark-resources", "{{- toYaml .Values.resources | nindent 12 }}"),
 ];
 
+/// What Helm makes `{{` of.
+const BRACES: &str = r#"{{ "{{" }}"#;
+
 pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     let [namespace, image, replicas, resources] = MARKS.map(|(mark, _)| mark.to_owned());
     let marked = Shipment {
@@ -25,6 +28,7 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
         namespace,
         replicas: shipment.replicas,
         version: shipment.version.clone(),
+        extras: shipment.extras.clone(),
     };
     let mut deployment = marked.deployment();
     let limits = deployment.pointer("/spec/template/spec/containers/0/resources").cloned();
@@ -55,6 +59,10 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     if !around.is_empty() {
         files.insert("templates/webhooks.yaml".to_owned(), template(&around)?);
     }
+    let monitoring = marked.monitoring();
+    if !monitoring.is_empty() {
+        files.insert("templates/monitoring.yaml".to_owned(), template(&monitoring)?);
+    }
     // Helm fills in nothing there: where versions are converted, the operator says itself.
     for definition in shipment.definitions_of_no_place()? {
         let name = definition["metadata"]["name"].as_str().unwrap_or_default();
@@ -64,7 +72,8 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
 }
 
 fn template(objects: &[Value]) -> anyhow::Result<String> {
-    let text = output::documents(objects)?;
+    // Legends and alerts have braces of their own, which Helm is to leave alone.
+    let text = output::documents(objects)?.replace("{{", BRACES);
     Ok(MARKS.iter().fold(text, |text, (mark, filled)| {
         let quoted = text.replace(&format!("\"{mark}\""), mark).replace(&format!("'{mark}'"), mark);
         quoted.replace(mark, filled)

@@ -18,9 +18,17 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     put("rbac.yaml", &shipment.rights()?)?;
     put("deployment.yaml", &[shipment.deployment()])?;
     put("services.yaml", &shipment.services())?;
+    put("monitoring.yaml", &shipment.monitoring())?;
     put("webhooks.yaml", &shipment.asking())?;
-    let order =
-        ["namespace.yaml", "crds.yaml", "rbac.yaml", "deployment.yaml", "services.yaml", "webhooks.yaml"];
+    let order = [
+        "namespace.yaml",
+        "crds.yaml",
+        "rbac.yaml",
+        "deployment.yaml",
+        "services.yaml",
+        "monitoring.yaml",
+        "webhooks.yaml",
+    ];
     let resources: Vec<&str> = order.into_iter().filter(|name| files.contains_key(*name)).collect();
     let base = json!({
         "apiVersion": "kustomize.config.k8s.io/v1beta1",

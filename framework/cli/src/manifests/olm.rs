@@ -12,9 +12,14 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     let mut files = Files::new();
     // OLM takes no policies and no configurations of webhooks: the operator writes the latter itself, and says where versions
     // are converted.
-    for service in shipment.services() {
-        let file = service["metadata"]["name"].as_str().unwrap_or_default();
-        files.insert(format!("manifests/{file}.service.yaml"), output::yaml(&service)?);
+    let around = shipment.services().into_iter().chain(shipment.monitoring()).chain(shipment.readers()?);
+    for object in around {
+        let of = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let file = format!("manifests/{}.{}.yaml", of("/metadata/name"), of("/kind").to_lowercase());
+        // The namespace is the one that it is installed in.
+        let mut object = object.clone();
+        object["metadata"].as_object_mut().map(|metadata| metadata.remove("namespace"));
+        files.insert(file, output::yaml(&object)?);
     }
     for definition in shipment.definitions_of_no_place()? {
         let file = definition["metadata"]["name"].as_str().unwrap_or_default();
@@ -22,7 +27,7 @@ pub(super) fn files(shipment: &Shipment) -> anyhow::Result<Files> {
     }
     files.insert(
         format!("manifests/{name}.clusterserviceversion.yaml"),
-        output::yaml(&service_version(shipment)?)?,
+        output::yaml(&service_version(shipment))?,
     );
     let labels = labels(name);
     let annotations: Value =
@@ -48,29 +53,18 @@ fn labels(name: &str) -> [(&'static str, &str); 6] {
     ]
 }
 
-fn service_version(shipment: &Shipment) -> anyhow::Result<Value> {
+fn service_version(shipment: &Shipment) -> Value {
     let (name, rules) = (&shipment.description.name, &shipment.description.rules);
-    let rights = |place: Place| -> anyhow::Result<Vec<Value>> {
-        let rules = rules.policy(&place);
-        Ok(if rules.is_empty() {
-            vec![]
-        } else {
-            vec![json!({ "serviceAccountName": name, "rules": rules })]
-        })
+    // OLM makes Roles of `permissions` in the operator's namespace and in each that it is to watch, and lifts them to
+    // ClusterRoles where that is all of them. What is needed in others by their names is asked for everywhere.
+    let rights = |wanted: &dyn Fn(&Place) -> bool| -> Vec<Value> {
+        let rules: Vec<_> =
+            rules.places().iter().filter(|p| wanted(p)).flat_map(|p| rules.policy(p)).collect();
+        if rules.is_empty() { vec![] } else { vec![json!({ "serviceAccountName": name, "rules": rules })] }
     };
-    // OLM grants rights in the operator's own namespace or everywhere: what is needed in others is asked for everywhere.
-    let mut everywhere = rules.policy(&Place::Everywhere);
-    for place in rules.places() {
-        if let Place::Namespace(_) = place {
-            everywhere.extend(rules.policy(&place));
-        }
-    }
-    let everywhere = if everywhere.is_empty() {
-        vec![]
-    } else {
-        vec![json!({ "serviceAccountName": name, "rules": everywhere })]
-    };
-    Ok(json!({
+    let deployment = deployment(shipment);
+    let here = |place: &Place| matches!(place, Place::Own | Place::Watched);
+    json!({
         "apiVersion": "operators.coreos.com/v1alpha1",
         "kind": "ClusterServiceVersion",
         "metadata": {
@@ -83,27 +77,43 @@ fn service_version(shipment: &Shipment) -> anyhow::Result<Value> {
             "version": shipment.version,
             "maturity": "alpha",
             "provider": { "name": name },
-            "installModes": modes(),
+            "installModes": modes(shipment),
             "customresourcedefinitions": { "owned": owned(shipment) },
             "install": {
                 "strategy": "deployment",
                 "spec": {
-                    "clusterPermissions": everywhere,
-                    "permissions": rights(Place::Own)?,
-                    "deployments": [{ "name": name, "label": shipment.labels(), "spec": shipment.deployment_spec() }],
+                    "clusterPermissions": rights(&|place| !here(place)),
+                    "permissions": rights(&here),
+                    "deployments": [{ "name": name, "label": shipment.labels(), "spec": deployment }],
                 },
             },
         },
-    }))
+    })
 }
 
-/// It watches what it was told to, wherever it is installed.
-fn modes() -> Value {
+/// OLM says which namespaces are to be watched. Where versions are converted, it takes operators of the whole cluster alone,
+/// and so it is where the code names namespaces.
+fn modes(shipment: &Shipment) -> Value {
+    let about = &shipment.description;
+    let converts = about.webhooks.iter().any(|endpoint| !endpoint.conversions.is_empty());
+    let chosen = !converts && about.rules.places().contains(&Place::Watched);
     let mode = |(kind, supported): (&str, bool)| json!({ "type": kind, "supported": supported });
-    [("OwnNamespace", false), ("SingleNamespace", false), ("MultiNamespace", false), ("AllNamespaces", true)]
-        .into_iter()
-        .map(mode)
-        .collect()
+    let modes = [
+        ("OwnNamespace", chosen),
+        ("SingleNamespace", chosen),
+        ("MultiNamespace", chosen),
+        ("AllNamespaces", true),
+    ];
+    modes.into_iter().map(mode).collect()
+}
+
+/// The Deployment, told by OLM what to watch.
+fn deployment(shipment: &Shipment) -> Value {
+    let mut spec = shipment.deployment_spec();
+    let targets = "metadata.annotations['olm.targetNamespaces']";
+    spec["template"]["spec"]["containers"][0]["env"] =
+        json!([{ "name": "WATCH_NAMESPACE", "valueFrom": { "fieldRef": { "fieldPath": targets } } }]);
+    spec
 }
 
 fn owned(shipment: &Shipment) -> Vec<Value> {

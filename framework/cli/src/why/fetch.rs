@@ -11,9 +11,10 @@ use kube::{
     core::{ObjectMeta, PartialObjectMeta},
     discovery::{Discovery, Scope, verbs},
 };
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use windlass::Failure;
+use windlass::{Diagnostics, Failure};
 
 use super::report::{self, Facts};
 
@@ -242,9 +243,19 @@ async fn events(reader: &Reader<'_>, known: &Known, subject: &Value, family: &[V
 
 /// What an operator fails at, as its admin server says.
 pub(super) async fn failures(address: &str) -> anyhow::Result<Vec<Failure>> {
+    ask(address, "/failing").await
+}
+
+/// What an operator does at this moment. One of an older release does not say it.
+pub(super) async fn diagnostics(address: &str) -> Diagnostics {
+    ask(address, "/diagnostics.json").await.unwrap_or_default()
+}
+
+/// Asks an admin server for a page.
+async fn ask<T: DeserializeOwned>(address: &str, path: &str) -> anyhow::Result<T> {
     let ask = async {
         let mut stream = tokio::net::TcpStream::connect(address).await?;
-        let request = format!("GET /failing HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.take(ADMIN_MAX).read_to_string(&mut answer).await?;
@@ -252,8 +263,9 @@ pub(super) async fn failures(address: &str) -> anyhow::Result<Vec<Failure>> {
     };
     let answer = tokio::time::timeout(ADMIN_TIMEOUT, ask).await.context("it does not answer")??;
     let (head, body) = answer.split_once("\r\n\r\n").context("it does not speak HTTP")?;
-    if !head.lines().next().unwrap_or_default().contains(" 200 ") {
-        bail!("it answered {}", head.lines().next().unwrap_or_default());
+    let status = head.lines().next().unwrap_or_default();
+    if !status.contains(" 200 ") {
+        bail!("it answered {status}: {}", body.trim());
     }
     serde_json::from_str(body).context("it answered something else")
 }

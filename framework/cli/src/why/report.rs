@@ -6,9 +6,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde::Serialize;
 use serde_json::Value;
-use windlass::Failure;
+use windlass::{Diagnostics, Failure};
 
-use super::pods;
+use super::{operator, pods};
 
 /// Events that are shown.
 const EVENTS: usize = 10;
@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) pods: Vec<Pod>,
     /// What an operator fails at.
     pub(super) failures: Vec<Failure>,
+    /// What an operator does at this moment.
+    pub(super) doing: Diagnostics,
 }
 
 /// What an object waits for.
@@ -65,7 +67,7 @@ impl Report {
                 family: Vec::new(),
             }),
             owners: facts.owners.iter().map(owner).collect(),
-            failures: failures(facts, now),
+            failures: [failures(facts, now), operator::doing(facts, now)].concat(),
             events: events.iter().take(EVENTS).map(|event| said(event, now)).collect(),
         }
     }
@@ -245,14 +247,18 @@ fn quota(quota: &Value) -> Vec<String> {
 }
 
 fn failures(facts: &Facts, now: Timestamp) -> Vec<String> {
-    let family = std::iter::once(&facts.subject).chain(&facts.family);
-    let keys: Vec<String> = family.map(key).collect();
+    let keys = keys(facts);
     let of_it = facts.failures.iter().filter(|failure| keys.contains(&failure.key));
     let line = |f: &Failure| {
         let last = ago(&f.last.to_string(), now);
         format!("{} failed {} times at {}, last {last}: {}", f.controller, f.failures, f.key, f.error)
     };
     of_it.map(line).collect()
+}
+
+/// The object and its family, as an operator names them.
+pub(super) fn keys(facts: &Facts) -> Vec<String> {
+    std::iter::once(&facts.subject).chain(&facts.family).map(key).collect()
 }
 
 fn key(object: &Value) -> String {

@@ -16,11 +16,9 @@ use windlass::{CustomResource, Schema};
     doc = "An image that runs on every cluster with these labels.",
     status = "FleetAppStatus",
     shortname = "fa",
-    printcolumn(name = "Clusters", type_ = "integer", json_path = ".status.selected"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    printcolumns(
+        ("Clusters", "integer", ".status.selected"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status")
     )
 )]
 #[serde(rename_all = "camelCase")]

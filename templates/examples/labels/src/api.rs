@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use windlass::{CustomResource, Schema};
 
 /// Which label is inherited, and how much there may be.
-#[allow(clippy::duplicated_attributes, reason = "two columns of one type")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[kube(
     group = "labels.dev",
@@ -17,12 +16,10 @@ use windlass::{CustomResource, Schema};
         "self.metadata.name.size() <= 63",
         message = "a name has 63 characters at most"
     ),
-    printcolumn(name = "Objects", type_ = "integer", json_path = ".status.objects"),
-    printcolumn(name = "Violations", type_ = "integer", json_path = ".status.violationCount"),
-    printcolumn(
-        name = "Compliant",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Compliant')].status"
+    printcolumns(
+        ("Objects", "integer", ".status.objects"),
+        ("Violations", "integer", ".status.violationCount"),
+        ("Compliant", "string", ".status.conditions[?(@.type=='Compliant')].status")
     )
 )]
 #[serde(rename_all = "camelCase")]

@@ -18,7 +18,7 @@ use super::v1;
     status = "TemplateNameStatus",
     storage = false,
     deprecated = "example.com/v1alpha1 TemplateName is deprecated; use example.com/v1",
-    printcolumn(name = "Size", type_ = "integer", json_path = ".spec.size")
+    printcolumns(("Size", "integer", ".spec.size"))
 )]
 #[windlass(
     hub = v1::TemplateName,

@@ -16,8 +16,10 @@ use super::v1;
     status = "v1::TemplateNameStatus",
     storage = false,
     scale(spec_replicas_path = ".spec.replicas", status_replicas_path = ".status.readyReplicas"),
-    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status")
+    printcolumns(
+        ("Wanted", "integer", ".spec.replicas"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status")
+    )
 )]
 #[windlass(
     hub = v1::TemplateName,

@@ -158,6 +158,56 @@ fn containers_say_why_they_wait() {
 }
 
 #[test]
+fn what_an_operator_does_just_now_is_told() {
+    let sail = with(named("Sail", "main", "uid"), json!({ "status": { "observedGeneration": 1 } }));
+    let work = |key: &str, held| json!({ "key": key, "since": "2026-01-01T00:59:30Z", "held": held });
+    let wait =
+        |key: &str| json!({ "key": key, "failures": 3, "until": "2026-01-01T01:00:09Z", "error": "no" });
+    let totals =
+        json!({ "succeeded": 0, "requeued": 0, "failed": 0, "terminal": 0, "panicked": 0, "timedOut": 0 });
+    let controller = |name: &str, started, in_flight, retrying| {
+        json!({
+            "name": name, "started": started, "workers": 5, "ready": { "0": 1 }, "scheduled": 1,
+            "inFlight": [in_flight, work("sea/other", false)], "retrying": [retrying], "totals": totals,
+        })
+    };
+    let watch = |path: &str, state, reason| {
+        json!({
+            "kind": "Sail", "path": path, "state": state, "reason": reason, "revision": 1, "objects": 1,
+            "lastEvent": null, "lastHeard": null, "relists": 0, "restarts": 0,
+        })
+    };
+    let doing = json!({
+        "at": NOW,
+        "leases": [{ "lease": "sea/rigger", "identity": "b", "holder": "a", "leads": false, "since": NOW }],
+        "controllers": [
+            controller("rigger", true, work("sea/main", false), wait("sea/other")),
+            controller("painter", true, work("sea/main", true), wait("sea/main")),
+            controller("late", false, work("sea/other", false), wait("sea/other")),
+        ],
+        "watches": [
+            watch("/apis/harbour.dev/v1/sails", "watching", json!(null)),
+            watch("/api/v1/secrets", "failing", json!("the server refused")),
+        ],
+    });
+    let facts = Facts { doing: serde_json::from_value(doing).unwrap(), ..about(sail) };
+    check(
+        &facts,
+        &expect![[r#"
+            Sail sea/main
+              waits for nothing
+            Its operator
+              rigger works on sea/main for 30 s
+              painter holds sea/main for 30 s, until its caches have what it wrote
+              painter tries sea/main again in 9 s, after 3 failures
+              late waits for its caches
+              its watch of /api/v1/secrets stands still: the server refused
+              it waits for the lease sea/rigger, which "a" holds: ask that replica
+        "#]],
+    );
+}
+
+#[test]
 fn what_is_deleted_says_who_holds_it() {
     let mut sail = with(named("Sail", "main", "gone"), json!({ "status": { "observedGeneration": 0 } }));
     sail["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");

@@ -1,7 +1,5 @@
 //! Database `v1`.
 
-#![allow(clippy::duplicated_attributes, reason = "two columns may be of one type")]
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde::{Deserialize, Serialize};
 use windlass::{CustomResource, Schema};
@@ -21,14 +19,12 @@ use windlass::{CustomResource, Schema};
         status_replicas_path = ".status.readyReplicas",
         label_selector_path = ".status.selector"
     ),
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
-    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
-    ),
-    printcolumn(name = "Last backup", type_ = "date", json_path = ".status.lastBackup")
+    printcolumns(
+        ("Replicas", "integer", ".spec.replicas"),
+        ("Version", "string", ".status.version"),
+        ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status"),
+        ("Last backup", "date", ".status.lastBackup")
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseSpec {

@@ -1,4 +1,4 @@
-//! What a webhook server proves itself with, and what API servers believe it by.
+//! What a server of a process proves itself with, and what its clients believe it by: webhooks, and metrics.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,6 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
 use jiff::{Timestamp, tz::TimeZone};
 use k8s_openapi::{ByteString, api::core::v1::Secret};
 use kube::{
@@ -20,20 +21,23 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::{sync::Notify, time::timeout};
 
-use crate::{BoxError, Place, Rules, Verbs, clock};
+use crate::{BoxError, Place, Rules, RunCx, Scope, Subscription, Verbs, clock};
 
 const AUTHORITY_DAYS: u16 = 365;
 const SERVER_DAYS: u16 = 90;
 /// How often files are looked at.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The wait before a certificate that failed, or what follows from it, is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// When an authority ends, on the Secret that holds it.
 const EXPIRES: &str = "windlass.dev/expires";
 
 /// How many days certificates are good for. In the last third another takes over; both authorities are believed then.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lifetimes {
+struct Lifetimes {
     authority: u16,
     server: u16,
 }
@@ -50,10 +54,10 @@ impl Lifetimes {
 
 /// Where certificates come from.
 #[derive(Clone, Debug)]
-pub struct Certificates(pub(super) Origin);
+pub struct Certificates(Origin);
 
 #[derive(Clone, Debug)]
-pub(super) enum Origin {
+enum Origin {
     /// An authority in a Secret, shared by all replicas.
     Secret(Lifetimes),
     /// `tls.crt`, `tls.key` and perhaps `ca.crt` in a folder.
@@ -93,14 +97,42 @@ impl Certificates {
     }
 
     /// The folder that they come from, if they do.
-    pub(super) fn dir(&self) -> Option<&Path> {
+    pub(crate) fn dir(&self) -> Option<&Path> {
         match &self.0 {
             Origin::Folder { dir, .. } => Some(dir),
             Origin::Secret(_) => None,
         }
     }
 
-    pub(super) fn needs(&self, service: &str, rules: &mut Rules) {
+    /// Who fills in what API servers believe these by, if somebody does: cert-manager, and for which Certificate.
+    pub(crate) fn injected(&self) -> Option<&str> {
+        match &self.0 {
+            Origin::Folder { injected, .. } => injected.as_deref(),
+            Origin::Secret(_) => None,
+        }
+    }
+
+    /// The Secret whose `ca.crt` these are believed by, if there is one.
+    pub(crate) fn secret(&self, service: &str) -> Option<String> {
+        matches!(self.0, Origin::Secret(_)).then(|| secret_name(service))
+    }
+
+    /// Wakes `changed` whenever the Secret with the authority changes.
+    fn watch(
+        &self,
+        service: &str,
+        cx: &RunCx,
+        namespace: &str,
+        changed: &Arc<Notify>,
+    ) -> Option<Subscription> {
+        let name = self.secret(service)?;
+        let scope = Scope::namespace(namespace).fields(format!("metadata.name={name}"));
+        let informer = cx.informers.get::<Secret>(scope);
+        let changed = Arc::clone(changed);
+        Some(informer.subscribe(move |_| changed.notify_one()))
+    }
+
+    pub(crate) fn needs(&self, service: &str, rules: &mut Rules) {
         if matches!(self.0, Origin::Secret(_)) {
             let write = Verbs::GET | Verbs::LIST | Verbs::WATCH | Verbs::UPDATE;
             rules.allow_named(Place::Own, "", "secrets", &secret_name(service), write);
@@ -109,14 +141,50 @@ impl Certificates {
     }
 }
 
+/// Keeps what a server presents fresh, for ever. `then` is told what it is believed by, and is part of it: what fails is
+/// tried again.
+pub(crate) async fn keep<'f>(
+    certificates: &Certificates,
+    service: &str,
+    cx: &RunCx,
+    current: &Current,
+    then: impl Fn(Option<String>) -> BoxFuture<'f, Result<(), BoxError>>,
+) {
+    let client = cx.informers.client();
+    let namespace = client.default_namespace().to_owned();
+    let changed = Arc::new(Notify::new());
+    let _watching = certificates.watch(service, cx, &namespace, &changed);
+    loop {
+        let kept = async {
+            let served = match &certificates.0 {
+                Origin::Secret(lifetimes) => from_secret(client, service, &namespace, *lifetimes).await?,
+                Origin::Folder { dir, .. } => from_folder(dir)?,
+            };
+            let (bundle, renew) = (served.bundle.clone(), served.renew);
+            current.present(served);
+            then(bundle).await?;
+            Ok::<_, BoxError>(renew)
+        };
+        let wait = match kept.await {
+            Ok(renew) => renew.unwrap_or(LOOK_EVERY),
+            Err(error) => {
+                tracing::error!(service, %error, "certificates, or what follows from them, are not in order");
+                RETRY
+            }
+        };
+        // Another replica may have made a new authority.
+        let _ = timeout(wait, changed.notified()).await;
+    }
+}
+
 /// The Secret that holds the authority of a service.
-pub(super) fn secret_name(service: &str) -> String {
+fn secret_name(service: &str) -> String {
     format!("{service}-ca")
 }
 
 /// What the server presents at present.
 #[derive(Debug, Default)]
-pub(super) struct Current(ArcSwapOption<CertifiedKey>);
+pub(crate) struct Current(ArcSwapOption<CertifiedKey>);
 
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -126,18 +194,18 @@ impl ResolvesServerCert for Current {
 
 impl Current {
     /// Presents this from now on.
-    pub(super) fn present(&self, served: Served) {
+    fn present(&self, served: Served) {
         self.0.store(Some(Arc::new(served.key)));
     }
 }
 
 /// A certificate with its key, and what it is believed by.
-pub(super) struct Served {
+struct Served {
     key: CertifiedKey,
     /// The authorities, in PEM; `None` where somebody else says so.
-    pub(super) bundle: Option<String>,
+    bundle: Option<String>,
     /// When another has to be made; `None` when files say so.
-    pub(super) renew: Option<Duration>,
+    renew: Option<Duration>,
 }
 
 /// An authority in its Secret.
@@ -150,7 +218,7 @@ struct Authority {
 
 /// A certificate from the authority in the Secret, which is made when it is not there, and followed by another when its
 /// time is near.
-pub(super) async fn from_secret(
+async fn from_secret(
     client: &Client,
     service: &str,
     namespace: &str,
@@ -182,7 +250,7 @@ pub(super) async fn from_secret(
 }
 
 /// What lies in a folder.
-pub(super) fn from_folder(dir: &Path) -> Result<Served, BoxError> {
+fn from_folder(dir: &Path) -> Result<Served, BoxError> {
     let read = |name: &str| {
         let path = dir.join(name);
         std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
