@@ -279,13 +279,13 @@ mod tests {
 
     use super::*;
 
-    fn pod(node: &str, more: Value) -> Vec<u8> {
+    fn pod(node: &str, more: Value) -> Bytes {
         let mut spec = json!({"nodeName": node, "serviceAccountName": "robot", "containers": [{"env": [
             {"valueFrom": {"secretKeyRef": {"name": "env-secret"}}}], "envFrom": [{"configMapRef": {"name": "env-map"}}]}]});
         for (key, value) in more.as_object().into_iter().flatten() {
             spec[key] = value.clone();
         }
-        json!({"spec": spec}).to_string().into_bytes()
+        Bytes::from(json!({"spec": spec}).to_string())
     }
 
     #[test]
@@ -299,9 +299,9 @@ mod tests {
         let volume = json!({"spec": {"claimRef": {"namespace": "d", "name": "data"}, "csi": {
             "nodePublishSecretRef": {"namespace": "sys", "name": "mount"},
             "controllerExpandSecretRef": {"namespace": "sys", "name": "expand"}}}});
-        graph.put(VOLUMES, "pv", volume.to_string().as_bytes());
-        graph.put(ATTACHMENTS, "va", json!({"spec": {"nodeName": "one"}}).to_string().as_bytes());
-        graph.put(SLICES, "sl", json!({"spec": {"nodeName": "two"}}).to_string().as_bytes());
+        graph.put(VOLUMES, "pv", &Bytes::from(volume.to_string()));
+        graph.put(ATTACHMENTS, "va", &Bytes::from(json!({"spec": {"nodeName": "one"}}).to_string()));
+        graph.put(SLICES, "sl", &Bytes::from(json!({"spec": {"nodeName": "two"}}).to_string()));
         let table = [
             (Kind::Pod, "d", "web", true, false),
             (Kind::Pod, "d", "other", false, true),
@@ -347,7 +347,7 @@ mod tests {
         let mut graph = Graph::default();
         let mut mirror: Value = serde_json::from_slice(&pod("one", json!({}))).unwrap();
         mirror["metadata"] = json!({"annotations": {MIRROR: "x"}});
-        graph.put(PODS, "d/m", mirror.to_string().as_bytes());
+        graph.put(PODS, "d/m", &Bytes::from(mirror.to_string()));
         assert!(
             graph.relates("one", Kind::Pod, "d", "m")
                 && !graph.relates("one", Kind::Secret, "d", "env-secret")
