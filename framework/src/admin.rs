@@ -1,6 +1,8 @@
-//! The admin server: `/healthz`, `/livez`, `/readyz`, `/metrics`, `/failing` with what fails to be reconciled, and
-//! `/diagnostics` with what is done at this moment, over plain HTTP. Serves nothing else and changes nothing. Where metrics are protected ([`SecureMetrics`]), they and what
-//! else tells of objects are served there, and health alone here.
+//! The admin server, over plain HTTP: `/healthz`, `/livez`, `/readyz`, `/metrics`, `/failing` with what fails to be
+//! reconciled, and `/diagnostics` with what is done at this moment. Serves nothing else and changes nothing.
+//!
+//! Where metrics are protected ([`SecureMetrics`]), they and whatever else tells of objects are served there, and health
+//! alone here.
 
 #[cfg(feature = "webhook")]
 mod access;
