@@ -26,6 +26,8 @@ pub(crate) use triggers::{Trigger, Wire, Wiring};
 const WORKERS: usize = 5;
 /// A reconcile that takes longer is cancelled and counts as failed.
 const TIMEOUT: Duration = Duration::from_mins(2);
+/// The longest limit: whatever takes more is a daemon.
+const TIMEOUT_MAX: Duration = Duration::from_hours(24);
 /// The longest a key is held until its own writes are in the caches; as long as upstream's expectations last.
 const HOLD: Duration = Duration::from_mins(5);
 
@@ -162,10 +164,10 @@ where
         self
     }
 
-    /// How long a reconcile may take. By default two minutes.
+    /// How long a reconcile may take. By default two minutes, at most a day.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(TIMEOUT_MAX);
         self
     }
 

@@ -87,7 +87,8 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         // What is logged in a reconcile says of which one.
         let id = self.turns.fetch_add(1, Ordering::Relaxed);
         let span = tracing::info_span!("reconcile", controller = self.name, key = %ticket.key, id);
-        let limited = tokio::time::timeout(self.timeout, self.reconcile.reconcile(request)).instrument(span);
+        let limited = self.reconcile.reconcile(request);
+        let limited = tokio::time::timeout_at(begun + self.timeout, limited).instrument(span);
         let ended = tokio::select! {
             biased;
             ended = AssertUnwindSafe(limited).catch_unwind() => Some(ended),
@@ -101,11 +102,11 @@ impl<K: Object, R: Reconcile<K>> Pool<K, R> {
         };
         drop(pass);
         self.status.metrics.active.dec();
-        self.status.metrics.time.observe(begun.elapsed().as_secs_f64());
+        let took = begun.elapsed();
+        self.status.metrics.time.observe(took.as_secs_f64());
         let circle = self.loops.end(&ticket.key, client.wrote());
         let outcome = match result {
             Ok(Ok(action)) => {
-                let took = begun.elapsed();
                 tracing::debug!(controller = self.name, key = %ticket.key, ?action, ?took, "reconciled");
                 self.went_well(&ticket.key, circle);
                 self.succeeded(action)

@@ -20,8 +20,10 @@ use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
-use minicluster::TestCluster;
+use minicluster::{TestCluster, test_cluster::Identity};
 use serde_json::json;
+use windlass::Manager;
+use windlass_scheduler::Scheduler;
 
 /// Requests of a bench in flight.
 const IN_FLIGHT: usize = 64;
@@ -33,11 +35,12 @@ const TICKS: f64 = 100.0;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
-    let benches: [(&str, fn()); 5] = [
+    let benches: [(&str, fn()); 6] = [
         ("start", start),
         ("rest", rest),
         ("test-cluster", test_cluster),
         ("schedule", schedule),
+        ("alone", scheduler_alone),
         ("large", large),
     ];
     for (name, bench) in benches.into_iter().filter(|(name, _)| name.contains(&filter)) {
@@ -228,16 +231,43 @@ fn schedule() {
             let begin = Instant::now();
             create_all(&pods, count, pod).await;
             let created = begin.elapsed();
-            let unbound = ListParams::default().fields("spec.nodeName=").limit(1);
-            while !pods.list_metadata(&unbound).await.expect("a list").items.is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            all_bound(&pods).await;
             let bound = begin.elapsed();
             let rate = count as f64 / bound.as_secs_f64();
             println!(
                 "  {nodes} nodes, {count} pods: created in {created:?}, bound in {bound:?}: {rate:.0} pods/s"
             );
         });
+    }
+}
+
+/// Pods that are there already, bound by a scheduler that begins: its first look at everything is part of it.
+fn scheduler_alone() {
+    for nodes in [1_000, 5_000] {
+        runtime().block_on(async move {
+            let cluster = TestCluster::builder().controllers(&["serviceaccount"]).start().await;
+            make_nodes(&cluster.client(), nodes).await;
+            let pods: Api<Pod> = Api::namespaced(cluster.client(), "default");
+            let count = 10_000;
+            create_all(&pods, count, pod).await;
+            let client = cluster.component("scheduler", Identity::new("system:kube-scheduler", &[]));
+            let mut manager = Manager::builder(client);
+            manager.add(Scheduler::default());
+            let begin = Instant::now();
+            let scheduling = tokio::spawn(manager.build().run(std::future::pending()));
+            all_bound(&pods).await;
+            let bound = begin.elapsed();
+            scheduling.abort();
+            let rate = count as f64 / bound.as_secs_f64();
+            println!("  {nodes} nodes, {count} pods: bound in {bound:?}: {rate:.0} pods/s");
+        });
+    }
+}
+
+async fn all_bound(pods: &Api<Pod>) {
+    let unbound = ListParams::default().fields("spec.nodeName=").limit(1);
+    while !pods.list_metadata(&unbound).await.expect("a list").items.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
